@@ -1,0 +1,1 @@
+"""Event schemas (generated from `services/stream/events.py`) and SQL migrations."""

@@ -1,0 +1,228 @@
+"""What the topics carry: one struct per topic, JSON on the wire, ids derived and never random.
+
+The JSON Schemas in `schemas/events/` are generated from this file (`python -m schemas.generate`); a test fails when
+they drift. All times are integer milliseconds since the Unix epoch, UTC.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from services.stream.errors import Rejected
+
+Label = Literal["negative", "neutral", "positive"]
+LABELS: Final[tuple[Label, ...]] = ("negative", "neutral", "positive")
+"""Class order of every probability vector in the project."""
+
+MAX_TEXT_CHARS: Final = 200_000
+"""Longest raw text taken; an annual report's chapter fits, a dump of a site does not."""
+
+Name = Annotated[str, Meta(min_length=1, max_length=200)]
+ShortText = Annotated[str, Meta(max_length=2_000)]
+Millis = Annotated[int, Meta(ge=0, le=253_402_300_799_999)]
+Probability = Annotated[float, Meta(ge=0.0, le=1.0)]
+
+
+class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Base of all events; unknown fields are ignored so that a newer writer doesn't break an older reader."""
+
+
+class Origin(Struct, frozen=True, array_like=True):
+    """The log position an event was made from."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+class RawText(Event):
+    """`texts.raw`: what a source sent. Any client may write it as plain JSON; only `text` is required."""
+
+    text: Annotated[str, Meta(max_length=MAX_TEXT_CHARS)]
+    source: Name = "unknown"
+    id: Annotated[str, Meta(min_length=1, max_length=500)] | None = None
+    """The source's own id; without one the content is the identity."""
+    title: ShortText | None = None
+    url: ShortText | None = None
+    published: str | int | float | None = None
+    """RFC 3339 text or epoch seconds or milliseconds; arrival time when absent."""
+    language: Annotated[str, Meta(max_length=35)] | None = None
+
+
+class CleanText(Event):
+    """`texts.clean`: normalised, private data masked, tickers found, first of its cluster."""
+
+    text_id: str
+    cluster: str
+    """Text id of the first member of this near-duplicate cluster; equal for all its copies."""
+    text: str
+    source: str
+    event_time: Millis
+    received: Millis
+    language: str
+    external_id: str | None = None
+    url: str | None = None
+    tickers: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
+    """What cleaning noticed or changed, e.g. `masked:email`, `clamped:future`."""
+    origin: Origin
+
+
+class RejectedText(Event):
+    """`texts.rejected`: a text that is not scored, as it came, and why."""
+
+    text_id: str
+    reason: str
+    """`duplicate:id`, `duplicate:exact`, `duplicate:near`, `id_reused`, `language`, `empty`, `too_short`, ..."""
+    detail: str = ""
+    source: str
+    text: str
+    duplicate_of: str | None = None
+    origin: Origin
+
+
+class Prediction(Event):
+    """`predictions`: no text, so that erasing a text is deleting one row and waiting out short topics."""
+
+    prediction_id: str
+    text_id: str
+    cluster: str
+    label: Label
+    probabilities: tuple[Probability, Probability, Probability]
+    """In the order of `LABELS`."""
+    model: str
+    epoch: int
+    tickers: tuple[str, ...] = ()
+    source: str
+    language: str
+    event_time: Millis
+    scored: Millis
+    truncated: bool = False
+    origin: Origin
+
+    @property
+    def sentiment(self) -> float:
+        """P(positive) − P(negative), in [−1, 1]."""
+        return self.probabilities[2] - self.probabilities[0]
+
+
+class Mention(Event):
+    """`mentions`, keyed by ticker: one per (prediction, ticker), so that an aggregate has one source partition."""
+
+    prediction_id: str
+    text_id: str
+    ticker: str
+    label: Label
+    sentiment: Annotated[float, Meta(ge=-1.0, le=1.0)]
+    event_time: Millis
+    model: str
+    epoch: int
+
+
+FeedbackKind = Literal["correction", "confirmation"]
+
+
+class Feedback(Event):
+    """`feedback.raw`: one person's word on one prediction."""
+
+    feedback_id: str
+    """hash(idempotency key or content): sent twice, counted once."""
+    prediction_id: str
+    text_id: str
+    kind: FeedbackKind
+    label: Label
+    annotator: Name
+    comment: ShortText | None = None
+    sampled: bool = False
+    """True when the text was shown by random sampling, so the label is unbiased evidence."""
+    given: Millis
+
+
+class Example(Event):
+    """`training.examples`: a label with its lineage; ids only."""
+
+    example_id: str
+    feedback_id: str
+    prediction_id: str
+    text_id: str
+    cluster: str
+    predicted: Label
+    label: Label
+    model: str
+    epoch: int
+    annotator: str
+    sampled: bool = False
+    holdout: bool
+    """Fixed by the cluster's hash before anyone labelled it: held-out texts are never trained on."""
+    given: Millis
+
+
+class ModelChange(Event):
+    """`models`: the champion from `epoch` on. Epoch = ledger sequence number."""
+
+    epoch: int
+    version: str
+    action: Literal["promote", "rollback"]
+    previous: str | None
+    at: Millis
+
+
+def derived_id(*parts: str) -> str:
+    """128-bit hex digest over length-prefixed parts, so that ('ab', 'c') and ('a', 'bc') differ."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        raw = part.encode("utf-8", "surrogatepass")
+        digest.update(len(raw).to_bytes(8, "big") + raw)
+    return digest.hexdigest()
+
+
+def text_id(raw: RawText) -> str:
+    """hash(source, external id), or hash(source, title, content) where the source gives no id."""
+    if raw.id is not None:
+        return derived_id("id", raw.source, raw.id)
+    return derived_id("content", raw.source, raw.title or "", raw.text)
+
+
+def prediction_id(text: str, model: str) -> str:
+    """hash(text id, model version)."""
+    return derived_id("prediction", text, model)
+
+
+def in_holdout(cluster: str, share: float = 0.25) -> bool:
+    """Whether a cluster is held out: decided by its hash alone, before anyone labels it."""
+    return int(derived_id("holdout", cluster)[:8], 16) < share * 0x1_0000_0000
+
+
+E_ = TypeVar("E_", bound=Event)
+
+_encoder = msgspec.json.Encoder()
+_decoders: dict[type[Event], msgspec.json.Decoder[Any]] = {}
+
+
+
+def encode(event: Event) -> bytes:
+    """Compact UTF-8 JSON."""
+    return _encoder.encode(event)
+
+
+def decode(kind: type[E_], value: bytes) -> E_:
+    """Parse and validate one event.
+
+    Raises:
+        Rejected: not UTF-8, not JSON, a wrong type, a missing field, or nesting beyond the decoder's limit; the
+            detail names the field.
+    """
+    decoder = _decoders.get(kind)
+    if decoder is None:
+        decoder = _decoders[kind] = msgspec.json.Decoder(kind)
+    try:
+        event: E_ = decoder.decode(value)
+    except msgspec.ValidationError as error:
+        raise Rejected("invalid", str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Rejected("malformed", f"not a JSON object in UTF-8: {error}") from None
+    return event

@@ -1,0 +1,68 @@
+"""Real servers for the tests: embedded PostgreSQL and Valkey, one of each per test session, one database per test."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import psycopg2
+import pytest
+
+from services.stream.database import migrate
+from services.supervisor.servers import PostgresServer, ValkeyServer
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    folder = tmp_path_factory.mktemp("postgres", numbered=True)
+    for parent in (folder, *folder.parents):
+        if parent.owner() == "root" and parent != Path("/"):
+            parent.chmod(parent.stat().st_mode | 0o011)
+    server = PostgresServer(folder / "data", folder / "logs")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def _template(postgres: PostgresServer) -> str:
+    """A migrated database to copy: far quicker than migrating one per test."""
+    url = _create(postgres, "template_migrated")
+    migrate(url)
+    return "template_migrated"
+
+
+def _create(postgres: PostgresServer, name: str, template: str = "template1") -> str:
+    base = postgres.url.rsplit("/", 1)[0]
+    with closing(psycopg2.connect(base + "/postgres")) as connection:
+        connection.autocommit = True
+        connection.cursor().execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    return f"{base}/{name}"
+
+
+@pytest.fixture
+def database(postgres: PostgresServer, _template: str) -> str:
+    """URL of a fresh, migrated database."""
+    return _create(postgres, f"test_{next(_numbers)}", _template)
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
+    server = ValkeyServer(tmp_path_factory.mktemp("valkey"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def valkey_url(valkey: ValkeyServer) -> str:
+    """URL of an empty Valkey."""
+    import redis
+
+    with closing(redis.Redis.from_url(valkey.url)) as client:
+        client.flushall()
+    return valkey.url
