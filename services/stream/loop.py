@@ -18,6 +18,7 @@ from psycopg2.extensions import cursor as Cursor
 
 from services.stream import metrics
 from services.stream.bus import Batch, Bus, Consumer, Marks, Outgoing, Record, TopicPartition
+from services.stream.database import mapped
 from services.stream.errors import Fatal, Fenced, Rejected, Transient
 from services.stream.topics import MAX_DEAD_BYTES, dead
 from services.stream.trips import Trips
@@ -94,7 +95,8 @@ class Loop:
                 def in_savepoint(records: Sequence[Record]) -> Sequence[Answer]:
                     cursor.execute("SAVEPOINT step")
                     try:
-                        answers = step(records, cursor)
+                        with mapped():
+                            answers = step(records, cursor)
                     except (Transient, Fatal):
                         raise
                     except Exception:

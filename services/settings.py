@@ -1,0 +1,115 @@
+"""Where the servers are and how this process differs from the defaults: read once from the environment, passed on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+from services.stream.bus import Bus
+from services.stream.database import Connect, connector
+from services.stream.errors import Misconfigured
+from services.stream.topics import DAY_MS, Topic, catalogue
+
+PREFIX: Final = "TICKERLOOP_"
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Every setting, named `TICKERLOOP_<NAME>` in the environment."""
+
+    database: str
+    """postgresql://… of the application's database."""
+    bus: str = "embedded"
+    """`embedded` (the log in `database`) or kafka://host:port[,host:port…]."""
+    redis: str = ""
+    """redis://… of Valkey or Redis."""
+    data: str = "var"
+    """Folder for logs and caches."""
+    models: str = ""
+    """Cache of model files; `<data>/models` when empty."""
+    deployment: str = "tickerloop"
+    partitions: int = 4
+    text_retention_s: int = 3 * DAY_MS // 1000
+    retention_s: int = 30 * DAY_MS // 1000
+    languages: str = "en,zh"
+    """ISO 639-1 codes that are scored; others go to `texts.rejected`."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    threads: int = 0
+    """Threads of the model on the CPU; 0 takes all cores."""
+    retrain_after: int = 200
+    """New training examples that trigger a retraining."""
+    host: str = "127.0.0.1"
+    port: int = 8080
+    score_port: int = 0
+    """Port of the score worker's own HTTP; 0 takes a free one and announces it."""
+    feeds: str = ""
+    """File with one RSS or Atom address per line; empty polls none."""
+    allow_private: bool = False
+    """Whether feeds may lie at private addresses."""
+    metrics_port: int = 0
+    """Port for Prometheus of a service that has no HTTP of its own; 0 opens none."""
+
+    @property
+    def data_folder(self) -> Path:
+        """`data` as a path."""
+        return Path(self.data)
+
+    @property
+    def model_cache(self) -> Path:
+        """Where model files are cached by hash."""
+        return Path(self.models) if self.models else self.data_folder / "models"
+
+    def topics(self) -> tuple[Topic, ...]:
+        """The catalogue under this deployment's retention."""
+        return catalogue(self.text_retention_s * 1000, self.retention_s * 1000)
+
+    def connector(self, application: str) -> Connect:
+        """A function that opens connections to the database."""
+        return connector(self.database, f"{self.deployment}.{application}")
+
+    def open_bus(self, application: str) -> Bus:
+        """The bus that `bus` names.
+
+        Raises:
+            Misconfigured: an unknown scheme.
+        """
+        connect = self.connector(application)
+        if self.bus == "embedded":
+            from services.stream.postgres import PostgresBus
+
+            return PostgresBus(connect, self.partitions, self.topics())
+        if self.bus.startswith("kafka://"):
+            from services.stream.kafka import KafkaBus
+
+            servers = urlsplit(self.bus).netloc
+            return KafkaBus(
+                servers, connect, deployment=self.deployment, partitions=self.partitions, topics=self.topics()
+            )
+        raise Misconfigured(f"TICKERLOOP_BUS is {self.bus!r}; it takes `embedded` or kafka://host:port")
+
+    def environment(self) -> dict[str, str]:
+        """The variables that make a child read these same settings."""
+        return {PREFIX + name.upper(): str(value) for name, value in msgspec.structs.asdict(self).items()}
+
+
+def from_environment(environment: Mapping[str, str] = os.environ) -> Settings:
+    """Read the settings.
+
+    Raises:
+        Misconfigured: a value is of the wrong type, or the database is not named; the message names the variable.
+    """
+    names = {field.name for field in msgspec.structs.fields(Settings)}
+    given = {name: environment[key] for name in names if (key := PREFIX + name.upper()) in environment}
+    if not given.get("database"):
+        raise Misconfigured(
+            "no database is named: start everything with `tickerloop up`, or set TICKERLOOP_DATABASE=postgresql://…"
+        )
+    try:
+        return msgspec.convert(given, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise Misconfigured(f"a TICKERLOOP_ variable has a bad value: {error}") from None

@@ -1,0 +1,221 @@
+"""The one file that imports kafka-python: its settings, its errors in our tree, its untyped objects behind typed calls.
+
+Retries wait 1 ms in producers (a one-record transaction takes 106 ms at the default of 100) and 20 ms elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+
+from kafka import (  # type: ignore[import-untyped]
+    ConsumerGroupMetadata,
+    ConsumerRebalanceListener,
+    KafkaAdminClient,
+    KafkaConsumer,
+    KafkaProducer,
+    OffsetAndMetadata,
+)
+from kafka import TopicPartition as KafkaPartition
+from kafka import errors as kinds  # type: ignore[import-untyped]
+from kafka.admin import MemberToRemove  # type: ignore[import-untyped]
+from kafka.errors import KafkaError  # type: ignore[import-untyped]
+from kafka.protocol.consumer import IsolationLevel, OffsetSpec  # type: ignore[import-untyped]
+
+from services.stream.bus import Record, TopicPartition
+from services.stream.errors import (
+    Fatal,
+    Fenced,
+    Misconfigured,
+    Rejected,
+    SlotTaken,
+    TickerloopError,
+    Transient,
+    Truncated,
+)
+
+__all__ = ["IsolationLevel", "KafkaError", "KafkaPartition", "MemberToRemove", "OffsetSpec", "kinds"]
+
+SESSION_MS: Final = 8_000
+"""Silence after which a member's partitions go to others."""
+TRANSACTION_MS: Final = 10_000
+"""Longest open transaction; a dead producer's hides later records for this long unless its slot is started again."""
+REBALANCE_MS: Final = 120_000
+"""How long the others wait for a member that is inside a step and hasn't called `keep`."""
+WAIT_MS: Final = 15_000
+"""Longest wait for an answer of the broker, above `TRANSACTION_MS`: whatever is pending has been decided by then."""
+MAX_REQUEST_BYTES: Final = 8_000_000
+
+_COMMON: Final[dict[str, Any]] = {
+    "request_timeout_ms": WAIT_MS,
+    "bootstrap_timeout_ms": WAIT_MS,
+    "reconnect_backoff_max_ms": 1_000,
+}
+
+_KINDS: Final[tuple[tuple[tuple[type[Exception], ...], type[TickerloopError]], ...]] = (
+    ((kinds.ProducerFencedError, kinds.FencedInstanceIdError), SlotTaken),
+    (
+        (
+            kinds.CommitFailedError,
+            kinds.IllegalGenerationError,
+            kinds.UnknownMemberIdError,
+            kinds.RebalanceInProgressError,
+        ),
+        Fenced,
+    ),
+    ((kinds.OffsetOutOfRangeError, kinds.LogTruncationError), Truncated),
+    (
+        (
+            kinds.AuthorizationError,
+            kinds.SaslAuthenticationFailedError,
+            kinds.KafkaConfigurationError,
+            kinds.UnsupportedVersionError,
+            kinds.UnsupportedCodecError,
+            kinds.OffsetMetadataTooLargeError,
+        ),
+        Misconfigured,
+    ),
+)
+
+
+def translated(error: Exception) -> TickerloopError:
+    """The error of our tree that a client's error stands for; what is neither known nor worth a retry is fatal."""
+    if isinstance(error, kinds.MessageSizeTooLargeError | kinds.RecordListTooLargeError):
+        return Rejected("oversize", str(error))
+    for theirs, ours in _KINDS:
+        if isinstance(error, theirs):
+            return ours(f"{type(error).__name__}: {error}")
+    kind = Transient if getattr(error, "retriable", False) else Fatal
+    return kind(f"{type(error).__name__}: {error}")
+
+
+@contextmanager
+def mapped() -> Iterator[None]:
+    """Turn the client's errors into ours.
+
+    Raises:
+        TickerloopError: see `translated`.
+    """
+    try:
+        yield
+    except KafkaError as error:
+        raise translated(error) from error
+
+
+def admin(bootstrap: str) -> Any:
+    """A new KafkaAdminClient; its calls may come from any thread."""
+    with mapped():
+        return KafkaAdminClient(bootstrap_servers=bootstrap, retry_backoff_ms=20, **_COMMON)
+
+
+def producer(bootstrap: str, transactional_id: str | None = None) -> Any:
+    """A new KafkaProducer: idempotent, every replica acknowledges; with an id, transactional.
+
+    Inside transactions records wait for the flush, so that they travel in few requests.
+    """
+    transactional = {"transactional_id": transactional_id, "linger_ms": 1_000} if transactional_id else {}
+    with mapped():
+        return KafkaProducer(
+            bootstrap_servers=bootstrap,
+            acks="all",
+            transaction_timeout_ms=TRANSACTION_MS,
+            delivery_timeout_ms=TRANSACTION_MS,
+            max_block_ms=WAIT_MS,
+            retry_backoff_ms=1,
+            batch_size=256 * 1024,
+            max_request_size=MAX_REQUEST_BYTES,
+            metrics_enabled=False,
+            **_COMMON | {"request_timeout_ms": TRANSACTION_MS // 2},
+            **transactional,
+        )
+
+
+def end(client: Any) -> None:
+    """Close a producer without waiting for what it still holds.
+
+    `close` gives up in its own flush when the broker is away, and would leave the sender trying for ever.
+    """
+    try:
+        client.close(timeout=1)
+    except KafkaError:
+        client._sender.force_close()
+
+
+def consumer(bootstrap: str, group: str | None = None, instance: str | None = None, max_records: int = 500) -> Any:
+    """A new KafkaConsumer that reads committed records only and neither commits nor resets a position by itself."""
+    with mapped():
+        return KafkaConsumer(
+            bootstrap_servers=bootstrap,
+            group_id=group,
+            group_instance_id=instance,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            isolation_level="read_committed",
+            allow_auto_create_topics=False,
+            session_timeout_ms=SESSION_MS,
+            heartbeat_interval_ms=SESSION_MS // 4,
+            max_poll_interval_ms=REBALANCE_MS,
+            max_poll_records=max_records,
+            max_partition_fetch_bytes=MAX_REQUEST_BYTES // 2,
+            fetch_max_wait_ms=250,  # a fetch in flight holds back the one that a seek asks for
+            retry_backoff_ms=20,
+            metrics_enabled=False,
+            **_COMMON,
+        )
+
+
+def is_fenced(member: Any) -> bool:
+    """Whether another member has taken this one's `group_instance_id`.
+
+    kafka-python learns it from a heartbeat, stops the heartbeats and says nothing: `poll` goes on giving records.
+    """
+    coordinator = member._coordinator
+    return bool(coordinator.stable() and not coordinator.rejoin_needed and not coordinator._heartbeat_enabled)
+
+
+class Watch(ConsumerRebalanceListener):  # type: ignore[misc]
+    """Tells of a new assignment. Runs on the client's own thread, while the caller waits inside `poll`."""
+
+    def __init__(self, gained: Callable[[list[TopicPartition]], None], lost: Callable[[], None]) -> None:
+        self._gained, self._lost = gained, lost
+
+    def on_partitions_assigned(self, assigned: Iterable[Any]) -> None:
+        """All partitions owned from now on, the kept ones among them."""
+        self._gained([TopicPartition(*place) for place in sorted(assigned)])
+
+    def on_partitions_revoked(self, revoked: Iterable[Any]) -> None:  # noqa: ARG002 (all are revoked)
+        """The group rebalances: all partitions are given back first."""
+        self._lost()
+
+    def on_partitions_lost(self, lost: Iterable[Any]) -> None:  # noqa: ARG002 (all are lost)
+        """The session ran out."""
+        self._lost()
+
+
+def place_of(place: TopicPartition) -> Any:
+    """The client's own kind of address; it refuses any other tuple."""
+    return KafkaPartition(*place)
+
+
+def offsets_of(positions: Mapping[TopicPartition, tuple[int, str]]) -> dict[Any, Any]:
+    """Positions and marks as the client takes them."""
+    return {place_of(place): OffsetAndMetadata(position, mark, -1) for place, (position, mark) in positions.items()}
+
+
+def group_only(group: str) -> Any:
+    """Membership for a group without members: a journal's, fenced by its transactional id alone."""
+    return ConsumerGroupMetadata(group_id=group)
+
+
+def record_of(record: Any) -> Record:
+    """A record as read; any client may have left out key or value, or sent a header without one."""
+    return Record(
+        record.topic,
+        record.partition,
+        record.offset,
+        record.timestamp,
+        record.key or b"",
+        record.value or b"",
+        tuple((name, value or b"") for name, value in record.headers or ()),
+    )

@@ -1,0 +1,170 @@
+"""Questions to the cluster and orders to it: topics, offsets, groups. Safe to call from any thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, Final
+
+from services.stream.bus import TopicPartition
+from services.stream.errors import Misconfigured, TickerloopError, Transient
+from services.stream.kafka import client
+from services.stream.kafka.client import IsolationLevel, MemberToRemove, OffsetSpec, kinds, mapped, offsets_of, place_of
+from services.stream.topics import Topic
+
+KEY_ROOM: Final = 65_536
+"""What a topic takes above its largest value: key, header names and the batch's own bytes."""
+SEGMENTS: Final = 8
+"""Retention drops whole segments, so what is to go after T is gone after T + T / 8."""
+MIN_SEGMENT_MS: Final = 60_000
+
+
+class Cluster:
+    """An admin client that is made on first use and made anew after a lost connection."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self._bootstrap = bootstrap
+        self._lock = threading.Lock()
+        self._made: Any = None
+        self._counts: dict[str, int] = {}
+        self._id = ""
+
+    @contextmanager
+    def _admin(self) -> Iterator[Any]:
+        with self._lock:
+            if self._made is None:
+                self._made = client.admin(self._bootstrap)
+            made = self._made
+        try:
+            with mapped():
+                yield made
+        except Transient:
+            self._drop(made)
+            raise
+
+    def _drop(self, made: Any) -> None:
+        with self._lock:
+            if self._made is made:
+                self._made = None
+        made.close()
+
+    def close(self) -> None:
+        """Free the connection."""
+        if self._made is not None:
+            self._drop(self._made)
+
+    # ── topics ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def create(self, topics: Sequence[Topic], partitions: int) -> None:
+        """Create what is missing; an existing topic keeps its partition count, since keys must not move."""
+        with self._admin() as admin:
+            present = set(admin.list_topics())
+            missing = {t.name: _shape(t, partitions) for t in topics if t.name not in present}
+            if missing:
+                with suppress(kinds.TopicAlreadyExistsError):  # by another process, since we looked
+                    admin.create_topics(missing)
+                admin.wait_for_topics(list(missing))
+
+    def partitions(self, topic: str) -> int:
+        """Number of partitions.
+
+        Raises:
+            Misconfigured: there is no such topic.
+        """
+        if topic not in self._counts:
+            self._counts[topic] = len(self._topic(topic)["partitions"])
+        return self._counts[topic]
+
+    def topic_id(self, topic: str) -> str:
+        """The id that a topic made anew under the same name doesn't have; asked for each time, for that reason."""
+        return str(self._topic(topic)["topic_id"])
+
+    def cluster_id(self) -> str:
+        """Name of the cluster, given when its storage was formatted."""
+        if not self._id:
+            with self._admin() as admin:
+                self._id = str(admin.describe_cluster()["cluster_id"])
+        return self._id
+
+    def places(self, topics: Sequence[str]) -> list[TopicPartition]:
+        """Every partition of `topics`."""
+        return [TopicPartition(topic, number) for topic in topics for number in range(self.partitions(topic))]
+
+    def _topic(self, topic: str) -> dict[str, Any]:
+        with self._admin() as admin:
+            found: dict[str, Any] = admin.describe_topics([topic])[0]
+            kind = kinds.for_code(found["error_code"])
+            if kind is kinds.UnknownTopicOrPartitionError:
+                raise Misconfigured(f"the cluster has no topic {topic}: `tickerloop topics` creates what is missing")
+            if kind is not kinds.NoError:
+                raise kind(topic)
+        return found
+
+    # ── offsets ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def begins(self, topic: str) -> dict[TopicPartition, int]:
+        """Oldest kept offset."""
+        return self._offsets(topic, OffsetSpec.EARLIEST)
+
+    def ends(self, topic: str) -> dict[TopicPartition, int]:
+        """The last stable offset: what lies behind it waits for an open transaction."""
+        return self._offsets(topic, OffsetSpec.LATEST)
+
+    def offsets_at(self, topic: str, at_ms: int) -> dict[TopicPartition, int]:
+        """First offset that arrived at or after `at_ms`, or the end."""
+        ends = self.ends(topic)
+        return {place: at if at >= 0 else ends[place] for place, at in self._offsets(topic, at_ms).items()}
+
+    def _offsets(self, topic: str, at: int) -> dict[TopicPartition, int]:
+        wanted = {place_of(place): at for place in self.places([topic])}
+        with self._admin() as admin:
+            found = admin.list_partition_offsets(wanted, isolation_level=IsolationLevel.READ_COMMITTED)
+        return {TopicPartition(*place): answer.offset for place, answer in sorted(found.items())}
+
+    # ── groups ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def committed(self, group: str, places: Sequence[TopicPartition]) -> dict[TopicPartition, tuple[int, str]]:
+        """Positions and marks for reports: a commit in flight isn't waited for, so never start a member from these."""
+        with self._admin() as admin:
+            found = admin.list_group_offsets({group: [place_of(place) for place in places]})[group]
+        return {TopicPartition(*k): (v.offset, v.metadata or "") for k, v in found.items() if v.offset >= 0}
+
+    def move(self, group: str, positions: Mapping[TopicPartition, tuple[int, str]]) -> None:
+        """Set the positions of a group without members.
+
+        Raises:
+            Transient: the group has live members.
+        """
+        with self._admin() as admin:
+            answers = set(admin.alter_group_offsets(group, offsets_of(positions)).values()) - {kinds.NoError}
+            if answers & {kinds.UnknownMemberIdError, kinds.NonEmptyGroupError, kinds.RebalanceInProgressError}:
+                raise Transient(f"group {group} has live members: stop them first")
+            for kind in answers:
+                raise kind(group)
+
+    def leave(self, group: str, member_id: str, instance: str) -> None:
+        """End a member at once; a static one is otherwise waited for until its session runs out.
+
+        The member id keeps a fenced member from ending its successor. Nothing is lost if this fails.
+        """
+        with suppress(TickerloopError), self._admin() as admin:
+            admin.remove_group_members(group, [MemberToRemove(member_id=member_id, group_instance_id=instance)])
+
+
+def _shape(topic: Topic, partitions: int) -> dict[str, Any]:
+    retention = topic.retention_ms
+    configs: dict[str, Any] = {
+        "message.timestamp.type": "LogAppendTime",
+        "max.message.bytes": topic.max_bytes + KEY_ROOM,
+        # Strangers' producers may compress with codecs that this client lacks; the broker unpacks them.
+        "compression.type": "uncompressed",
+        "retention.bytes": -1,
+        "retention.ms": -1 if retention is None else retention,
+    }
+    if retention is not None:
+        configs["segment.ms"] = max(MIN_SEGMENT_MS, retention // SEGMENTS)
+    return {
+        "num_partitions": 1 if topic.single else partitions,
+        "configs": {name: str(value) for name, value in configs.items()},
+    }
