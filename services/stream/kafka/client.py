@@ -18,7 +18,7 @@ from kafka import (  # type: ignore[import-untyped]
     OffsetAndMetadata,
 )
 from kafka import TopicPartition as KafkaPartition
-from kafka import errors as kinds  # type: ignore[import-untyped]
+from kafka import errors as kinds
 from kafka.admin import MemberToRemove  # type: ignore[import-untyped]
 from kafka.errors import KafkaError  # type: ignore[import-untyped]
 from kafka.protocol.consumer import IsolationLevel, OffsetSpec  # type: ignore[import-untyped]

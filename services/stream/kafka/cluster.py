@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from typing import Any, Final
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final, TypeVar
 
 from services.stream.bus import TopicPartition
 from services.stream.errors import Misconfigured, TickerloopError, Transient
 from services.stream.kafka import client
-from services.stream.kafka.client import IsolationLevel, MemberToRemove, OffsetSpec, kinds, mapped, offsets_of, place_of
+from services.stream.kafka.client import (
+    IsolationLevel,
+    MemberToRemove,
+    OffsetSpec,
+    kinds,
+    mapped,
+    offsets_of,
+    place_of,
+    translated,
+)
 from services.stream.topics import Topic
 
+Answer = TypeVar("Answer")
+
+SETTLE_S: Final = 5.0
 KEY_ROOM: Final = 65_536
 """What a topic takes above its largest value: key, header names and the batch's own bytes."""
 SEGMENTS: Final = 8
@@ -30,18 +43,29 @@ class Cluster:
         self._counts: dict[str, int] = {}
         self._id = ""
 
-    @contextmanager
-    def _admin(self) -> Iterator[Any]:
+    def _ask(self, call: Callable[[Any], Answer]) -> Answer:
+        """Call with the client, again while the broker is only settling (a coordinator or leader not yet chosen).
+
+        Raises:
+            Transient: it didn't settle; the next call connects anew.
+        """
+        until = time.monotonic() + SETTLE_S
+        made = self._client()
+        while True:
+            try:
+                with mapped():
+                    return call(made)
+            except Transient:
+                if time.monotonic() > until:
+                    self._drop(made)
+                    raise
+                time.sleep(0.05)
+
+    def _client(self) -> Any:
         with self._lock:
             if self._made is None:
                 self._made = client.admin(self._bootstrap)
-            made = self._made
-        try:
-            with mapped():
-                yield made
-        except Transient:
-            self._drop(made)
-            raise
+            return self._made
 
     def _drop(self, made: Any) -> None:
         with self._lock:
@@ -58,13 +82,10 @@ class Cluster:
 
     def create(self, topics: Sequence[Topic], partitions: int) -> None:
         """Create what is missing; an existing topic keeps its partition count, since keys must not move."""
-        with self._admin() as admin:
-            present = set(admin.list_topics())
-            missing = {t.name: _shape(t, partitions) for t in topics if t.name not in present}
-            if missing:
-                with suppress(kinds.TopicAlreadyExistsError):  # by another process, since we looked
-                    admin.create_topics(missing)
-                admin.wait_for_topics(list(missing))
+        present = set(self._ask(lambda admin: admin.list_topics()))
+        missing = {t.name: _shape(t, partitions) for t in topics if t.name not in present}
+        if missing:
+            self._ask(lambda admin: _create(admin, missing))
 
     def partitions(self, topic: str) -> int:
         """Number of partitions.
@@ -83,8 +104,7 @@ class Cluster:
     def cluster_id(self) -> str:
         """Name of the cluster, given when its storage was formatted."""
         if not self._id:
-            with self._admin() as admin:
-                self._id = str(admin.describe_cluster()["cluster_id"])
+            self._id = str(self._ask(lambda admin: admin.describe_cluster()["cluster_id"]))
         return self._id
 
     def places(self, topics: Sequence[str]) -> list[TopicPartition]:
@@ -92,13 +112,12 @@ class Cluster:
         return [TopicPartition(topic, number) for topic in topics for number in range(self.partitions(topic))]
 
     def _topic(self, topic: str) -> dict[str, Any]:
-        with self._admin() as admin:
-            found: dict[str, Any] = admin.describe_topics([topic])[0]
-            kind = kinds.for_code(found["error_code"])
-            if kind is kinds.UnknownTopicOrPartitionError:
-                raise Misconfigured(f"the cluster has no topic {topic}: `tickerloop topics` creates what is missing")
-            if kind is not kinds.NoError:
-                raise kind(topic)
+        found: dict[str, Any] = self._ask(lambda admin: admin.describe_topics([topic])[0])
+        kind = kinds.for_code(found["error_code"])
+        if kind is kinds.UnknownTopicOrPartitionError:
+            raise Misconfigured(f"the cluster has no topic {topic}: `tickerloop up` creates what is missing")
+        if kind is not kinds.NoError:
+            raise translated(kind(topic))
         return found
 
     # ── offsets ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -118,16 +137,16 @@ class Cluster:
 
     def _offsets(self, topic: str, at: int) -> dict[TopicPartition, int]:
         wanted = {place_of(place): at for place in self.places([topic])}
-        with self._admin() as admin:
-            found = admin.list_partition_offsets(wanted, isolation_level=IsolationLevel.READ_COMMITTED)
+        level = IsolationLevel.READ_COMMITTED
+        found = self._ask(lambda admin: admin.list_partition_offsets(wanted, isolation_level=level))
         return {TopicPartition(*place): answer.offset for place, answer in sorted(found.items())}
 
     # ── groups ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def committed(self, group: str, places: Sequence[TopicPartition]) -> dict[TopicPartition, tuple[int, str]]:
         """Positions and marks for reports: a commit in flight isn't waited for, so never start a member from these."""
-        with self._admin() as admin:
-            found = admin.list_group_offsets({group: [place_of(place) for place in places]})[group]
+        wanted = {group: [place_of(place) for place in places]}
+        found = self._ask(lambda admin: admin.list_group_offsets(wanted)[group])
         return {TopicPartition(*k): (v.offset, v.metadata or "") for k, v in found.items() if v.offset >= 0}
 
     def move(self, group: str, positions: Mapping[TopicPartition, tuple[int, str]]) -> None:
@@ -136,20 +155,27 @@ class Cluster:
         Raises:
             Transient: the group has live members.
         """
-        with self._admin() as admin:
-            answers = set(admin.alter_group_offsets(group, offsets_of(positions)).values()) - {kinds.NoError}
-            if answers & {kinds.UnknownMemberIdError, kinds.NonEmptyGroupError, kinds.RebalanceInProgressError}:
-                raise Transient(f"group {group} has live members: stop them first")
-            for kind in answers:
-                raise kind(group)
+        offsets = offsets_of(positions)
+        answers = self._ask(lambda admin: set(admin.alter_group_offsets(group, offsets).values())) - {kinds.NoError}
+        if answers & {kinds.UnknownMemberIdError, kinds.NonEmptyGroupError, kinds.RebalanceInProgressError}:
+            raise Transient(f"group {group} has live members: stop them first")
+        for kind in answers:
+            raise translated(kind(group))
 
     def leave(self, group: str, member_id: str, instance: str) -> None:
         """End a member at once; a static one is otherwise waited for until its session runs out.
 
         The member id keeps a fenced member from ending its successor. Nothing is lost if this fails.
         """
-        with suppress(TickerloopError), self._admin() as admin:
-            admin.remove_group_members(group, [MemberToRemove(member_id=member_id, group_instance_id=instance)])
+        member = MemberToRemove(member_id=member_id, group_instance_id=instance)
+        with suppress(TickerloopError), mapped():
+            self._client().remove_group_members(group, [member])
+
+
+def _create(admin: Any, shapes: dict[str, Any]) -> None:
+    with suppress(kinds.TopicAlreadyExistsError):  # by another process, since we looked
+        admin.create_topics(shapes)
+    admin.wait_for_topics(list(shapes))
 
 
 def _shape(topic: Topic, partitions: int) -> dict[str, Any]:

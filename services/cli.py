@@ -1,0 +1,417 @@
+"""The `tickerloop` command. Exit codes: 0 done, 1 a check found something wrong, 2 misuse, 3 a fatal error."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import msgspec
+from psycopg2.extensions import cursor as Cursor
+from rich.console import Console
+from rich.table import Table
+
+from services.settings import PREFIX, Settings, from_environment
+from services.stream.errors import TickerloopError
+
+EXIT_FATAL: Final = 3
+
+ENTRIES: Final = {
+    "clean": "services.clean.worker",
+    "score": "services.score.worker",
+    "store": "services.store",
+    "feedback": "services.feedback",
+    "trainer": "services.trainer.service",
+    "monitor": "services.monitor.service",
+    "gateway": "services.gateway.service",
+    "feeds": "services.ingest.feeds",
+    "relay": "services.stream.relay",
+}
+"""Where each service's `serve(context)` is. Imported only in its own process."""
+
+console = Console()
+notes = Console(stderr=True)
+
+
+def settings() -> Settings:
+    """From the environment, or of the `up` that runs on the data folder."""
+    from services.supervisor.up import running
+
+    if os.environ.get(PREFIX + "DATABASE"):
+        return from_environment()
+    return running(Path(os.environ.get(PREFIX + "DATA", "var")))
+
+
+@contextlib.contextmanager
+def database() -> Iterator[Cursor]:
+    """A cursor in a transaction."""
+    from services.stream.database import transaction
+
+    with closing(settings().connector("cli")()) as connection, transaction(connection), connection.cursor() as cursor:
+        yield cursor
+
+
+def show(value: Any) -> None:
+    """JSON on standard output, for a script to read."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
+
+
+class Main(click.Group):
+    """Turns our errors into one line and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except TickerloopError as error:
+            notes.print(f"[red]tickerloop:[/red] {error}", highlight=False, markup=True)
+            ctx.exit(EXIT_FATAL)
+
+
+@click.group(cls=Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="tickerloop")
+@click.pass_context
+def main(context: click.Context) -> None:
+    """Streaming financial sentiment that learns from the people who read it.
+
+    \b
+    Try:
+      tickerloop up                          everything on this machine, until Ctrl-C
+      tickerloop ingest headlines.csv        feed it texts (CSV, JSONL, Parquet, lines, gzip, stdin)
+      tickerloop status                      what came in and where it went
+      open http://127.0.0.1:8080             the live page: read, correct, watch it learn
+
+    Settings come from the environment (TICKERLOOP_DATABASE, TICKERLOOP_BUS, ...); without them, commands talk to
+    what `tickerloop up` runs on the data folder (TICKERLOOP_DATA, by default ./var).
+    """
+    context.obj = settings
+
+
+@main.command()
+@click.option("--bus", default="embedded", show_default=True, help="embedded, or kafka://host:port")
+@click.option("--database", default="", help="postgresql://… of a server of yours; default: an embedded one")
+@click.option("--redis", default="", help="redis://… of a server of yours; default: an embedded Valkey")
+@click.option("--data", default=lambda: os.environ.get(PREFIX + "DATA", "var"), help="folder for data, logs and caches")
+@click.option("--host", default="127.0.0.1", show_default=True, help="address the gateway listens on")
+@click.option("--port", default=8080, show_default=True, help="port of the gateway")
+@click.option("--replicas", multiple=True, metavar="SERVICE=N", help="run several of a service, e.g. score=2")
+def up(bus: str, database: str, redis: str, data: str, host: str, port: int, replicas: tuple[str, ...]) -> None:
+    """Run everything on this machine until Ctrl-C.
+
+    A service that dies is restarted. The first start takes some seconds: it creates the database and builds the int8
+    model.
+    """
+    from services.supervisor.up import Up
+
+    base = {key.removeprefix(PREFIX).lower(): value for key, value in os.environ.items() if key.startswith(PREFIX)}
+    chosen = {"bus": bus, "database": database, "redis": redis, "data": data, "host": host, "port": str(port)}
+    known = {field.name for field in msgspec.structs.fields(Settings)}
+    wanted = msgspec.convert({k: v for k, v in (base | chosen).items() if k in known}, Settings, strict=False)
+    counts = {name: int(count) for name, _, count in (part.partition("=") for part in replicas)}
+    unknown = set(counts) - set(ENTRIES)
+    if unknown:
+        raise click.UsageError(f"--replicas: there is no service {', '.join(sorted(unknown))}")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with Up(wanted, lambda line: notes.print(f"[dim]up:[/dim] {line}", highlight=False), counts) as running:
+        notes.print(f"tickerloop is up: [bold]http://{host}:{port}[/bold]   logs in {data}/log   Ctrl-C stops")
+        running.watch(stop)
+
+
+@main.command()
+@click.argument("service", type=click.Choice(sorted(ENTRIES)))
+@click.option("--slot", default=0, show_default=True, help="which replica this is; two live ones may not share a slot")
+def run(service: str, slot: int) -> None:
+    """Run one service alone; it finds its servers by TICKERLOOP_DATABASE, _BUS and _REDIS."""
+    from services import runtime
+
+    module = import_module(ENTRIES[service])
+    sys.exit(runtime.run(module.serve, settings(), service, slot))
+
+
+@main.command()
+def migrate() -> None:
+    """Create or update the tables, the topics and the first model; safe to repeat."""
+    from services.stream.database import migrate as apply
+    from services.trainer.setup import register_bundled
+
+    chosen = settings()
+    applied = apply(chosen.database)
+    with closing(chosen.open_bus("migrate")) as bus:
+        bus.create_topics()
+        register_bundled(bus, chosen)
+    click.echo(f"{applied} migrations applied; topics and model are there")
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="for scripts")
+@click.option("--wait", is_flag=True, help="wait until every text is accounted for")
+def status(as_json: bool, wait: bool) -> None:
+    """What came in and where it went, lag by consumer group, the model, each service's health."""
+    from services import status as status_
+
+    found = status_.wait_idle(settings(), lambda _: None) if wait else status_.collect(settings())
+    if as_json:
+        show(found)
+        return
+    _print_status(found)
+
+
+def _print_status(found: Any) -> None:
+    a = found.account
+    console.print(
+        f"[bold]{a.taken:,}[/bold] taken = {a.scored:,} scored + {a.rejected:,} rejected + {a.duplicate:,} duplicate"
+        f" + {a.dead:,} dead + {found.waiting:,} under way"
+    )
+    champion = found.champion
+    console.print(f"model {champion.version}, epoch {champion.epoch}" if champion else "no model in service")
+    table = Table("group", "topic", "end", "position", "lag", box=None)
+    for row in found.lags:
+        table.add_row(row.group, row.topic, f"{row.end:,}", f"{row.position:,}", f"{row.lag:,}")
+    console.print(table)
+    table = Table("service", "slot", "process", "state", box=None)
+    for service in found.services:
+        state = service.state if service.alive else "[red]silent[/red]"
+        table.add_row(service.name, str(service.slot), str(service.pid), state)
+    console.print(table)
+    for topic, count in found.dead_letters.items():
+        if count:
+            console.print(f"[yellow]{count:,} dead letters in {topic}[/yellow]; look: tickerloop dlq show {topic}")
+    for group, reason in found.trips.items():
+        console.print(f"[red]{group} has tripped:[/red] {reason}; when mended: tickerloop dlq resume {group}")
+
+
+@main.group()
+def dlq() -> None:
+    """Dead letters: events that could not be processed, as they came, with the reason."""
+
+
+@dlq.command("list")
+@click.option("--json", "as_json", is_flag=True, help="for scripts")
+def dlq_list(as_json: bool) -> None:
+    """Count dead letters by topic and reason."""
+    from collections import Counter
+
+    from services import deadletters
+
+    chosen = settings()
+    counts: Counter[tuple[str, str]] = Counter()
+    with closing(chosen.open_bus("dlq")) as bus:
+        for topic in chosen.topics():
+            if topic.name.endswith(".dead"):
+                for record in deadletters.letters(bus, topic.name):
+                    counts[topic.name, deadletters.describe(record).reason] += 1
+    if as_json:
+        show([{"topic": topic, "reason": reason, "count": n} for (topic, reason), n in sorted(counts.items())])
+        return
+    table = Table("topic", "reason", "count", box=None)
+    for (topic, reason), n in sorted(counts.items()):
+        table.add_row(topic, reason, f"{n:,}")
+    console.print(table if counts else "no dead letters")
+
+
+@dlq.command("show")
+@click.argument("topic")
+@click.option("--limit", default=20, show_default=True)
+@click.option("--reason", default=None, help="only these")
+def dlq_show(topic: str, limit: int, reason: str | None) -> None:
+    """Show dead letters of TOPIC as JSON lines: reason, detail, origin, and the event as it came."""
+    from itertools import islice
+
+    from services import deadletters
+
+    chosen = settings()
+    with closing(chosen.open_bus("dlq")) as bus:
+        found = map(deadletters.describe, deadletters.letters(bus, deadletters.dead_topic(chosen, topic)))
+        for letter in islice((x for x in found if reason is None or x.reason == reason), limit):
+            click.echo(msgspec.json.encode(letter).decode())
+
+
+@dlq.command("replay")
+@click.argument("topic")
+@click.option("--reason", default=None, help="only these")
+@click.option("--again", is_flag=True, help="also those that were replayed before")
+def dlq_replay(topic: str, reason: str | None, again: bool) -> None:
+    """Send dead letters of TOPIC back to the topic they came from, each once."""
+    from services import deadletters
+
+    chosen = settings()
+    with closing(chosen.open_bus("dlq")) as bus:
+        count = deadletters.replay(bus, deadletters.dead_topic(chosen, topic), reason, again)
+    click.echo(f"{count:,} replayed")
+
+
+@dlq.command("resume")
+@click.argument("group")
+def dlq_resume(group: str) -> None:
+    """Clear the trip of GROUP, once the cause of its failures is mended."""
+    from services import deadletters
+
+    click.echo("cleared; the service starts again" if deadletters.resume(settings(), group) else "nothing was tripped")
+
+
+@main.command()
+@click.argument("group")
+@click.option("--topic", required=True)
+@click.option("--from", "start", required=True, help="oldest, newest, offset:N, or a time (RFC 3339 or epoch ms)")
+def replay(group: str, topic: str, start: str) -> None:
+    """Move consumer group GROUP on TOPIC, to read again or to skip. Stop its service first on Kafka."""
+    from services import deadletters
+
+    with closing(settings().open_bus("replay")) as bus:
+        goal = deadletters.positions(bus, topic, start)
+        bus.seek(group, goal)
+    for place, offset in sorted(goal.items()):
+        click.echo(f"{place.topic}[{place.partition}] → {offset}")
+
+
+@main.group()
+def models() -> None:
+    """The registry and the promotion ledger."""
+
+
+@models.command("list")
+@click.option("--json", "as_json", is_flag=True, help="for scripts")
+def models_list(as_json: bool) -> None:
+    """All models, newest first; * marks the champion."""
+    from services.trainer import registry
+
+    with database() as cursor:
+        found = registry.versions(cursor)
+    if as_json:
+        show(found)
+        return
+    table = Table("", "version", "parent", "metrics", box=None)
+    for version in found:
+        metrics = json.dumps(version.card.get("metrics", {}))
+        table.add_row("*" if version.champion else "", version.version, version.parent or "", metrics[:90])
+    console.print(table)
+
+
+@models.command("show")
+@click.argument("version")
+def models_show(version: str) -> None:
+    """One model's card, as JSON."""
+    from services.trainer import registry
+
+    with database() as cursor:
+        found = {v.version: v for v in registry.versions(cursor)}
+    if version not in found:
+        raise click.UsageError(f"there is no model {version}; `tickerloop models list` shows them")
+    show(found[version])
+
+
+@models.command("promote")
+@click.argument("version")
+@click.option("--reason", required=True, help="kept in the ledger")
+@click.option("--actor", default=lambda: os.environ.get("USER", "operator"), help="who decides")
+@click.option("--expected-epoch", type=int, default=None, help="refuse if the champion changed since you looked")
+def models_promote(version: str, reason: str, actor: str, expected_epoch: int | None) -> None:
+    """Make VERSION the champion by hand."""
+    from services.trainer import registry
+
+    with closing(settings().open_bus("models")) as bus:
+        change = registry.promote(
+            bus, version, actor=actor, reason=reason, evidence={}, expected_epoch=expected_epoch
+        )
+    click.echo(f"epoch {change.epoch}: {change.version} (was {change.previous})")
+
+
+@models.command("rollback")
+@click.option("--reason", required=True, help="kept in the ledger")
+@click.option("--actor", default=lambda: os.environ.get("USER", "operator"), help="who decides")
+@click.option("--expected-epoch", type=int, default=None, help="refuse if the champion changed since you looked")
+def models_rollback(reason: str, actor: str, expected_epoch: int | None) -> None:
+    """Go back to the champion before."""
+    from services.trainer import registry
+
+    with closing(settings().open_bus("models")) as bus:
+        change = registry.rollback(bus, actor=actor, reason=reason, expected_epoch=expected_epoch)
+    click.echo(f"epoch {change.epoch}: {change.version} (was {change.previous})")
+
+
+@models.command("ledger")
+def models_ledger() -> None:
+    """Every decision, for and against, oldest first, as JSON."""
+    from services.trainer import registry
+
+    with database() as cursor:
+        show(registry.ledger(cursor))
+
+
+@models.command("verify")
+def models_verify() -> None:
+    """Check the ledger's hash chain; names every row that was changed, added or removed. Exit 1 if any was."""
+    from services.trainer import registry
+
+    with database() as cursor:
+        rows = registry.ledger(cursor)
+    problems = registry.verify(rows)
+    for problem in problems:
+        click.echo(problem)
+    click.echo(f"{len(rows)} rows, {len(problems)} problems")
+    sys.exit(bool(problems))
+
+
+@main.command()
+@click.option("--recipe", type=click.Choice(["loop", "bundled"]), default="loop", show_default=True)
+@click.option("--data", type=click.Path(exists=True, file_okay=False), help="bundled: folder of labelled sets")
+def train(recipe: str, data: str | None) -> None:
+    """Train now. `loop` learns from the corrections so far and lets the gate decide; `bundled` makes the shipped model."""
+    if recipe == "bundled":
+        if data is None:
+            raise click.UsageError("--recipe bundled needs --data DIR")
+        import_module("services.trainer.recipe").main(Path(data))
+        return
+    from services.trainer.run import train_once
+
+    outcome = train_once(settings(), trigger="command", say=lambda line: notes.print(line, highlight=False))
+    show(outcome)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="for scripts")
+def doctor(as_json: bool) -> None:
+    """What this machine has, what is missing, and how to get it. Exit 1 when something needed is missing."""
+    from services.doctor import examine
+
+    checks = examine()
+    if as_json:
+        show(checks)
+    else:
+        for check in checks:
+            sign = "[green]ok[/green]  " if check.ok else "[red]needs[/red]" if check.needed else "[yellow]no[/yellow]  "
+            console.print(f"{sign} {check.name}: {check.finding}" + (f" → {check.remedy}" if check.remedy else ""))
+    sys.exit(any(check.needed and not check.ok for check in checks))
+
+
+@main.command()
+@click.option("--seed", default=0, show_default=True)
+@click.option("--data", default="var/demo", show_default=True, help="folder of the demo; emptied first")
+def demo(seed: int, data: str) -> None:
+    """Show the whole loop learning, on texts written for this project, in under three minutes."""
+    from services.demo.run import main as run_demo
+
+    sys.exit(run_demo(seed, Path(data)))
+
+
+def _mount() -> None:
+    from services.ingest.cli import ingest
+
+    main.add_command(ingest)
+
+
+_mount()
+
+if __name__ == "__main__":
+    main()

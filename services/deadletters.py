@@ -1,0 +1,135 @@
+"""Dead letters: look at them, send them again, and clear a tripped service."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+
+from services.settings import Settings
+from services.stream.bus import Bus, Headers, Outgoing, Record, TopicPartition
+from services.stream.database import transaction
+from services.stream.errors import Misconfigured
+from services.stream.topics import DEAD_SUFFIX, dead
+
+OWN_HEADERS: Final = frozenset({"reason", "detail", "group", "origin"})
+REPLAY_BATCH: Final = 500
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """One dead letter. `place` is its own position, `origin` that of the event it was."""
+
+    place: str
+    arrived: int
+    reason: str
+    detail: str
+    group: str
+    origin: Any
+    value: str
+
+
+def dead_topic(settings: Settings, name: str) -> str:
+    """The dead-letter topic of `name`, given with or without its suffix.
+
+    Raises:
+        Misconfigured: there is none.
+    """
+    topic = name if name.endswith(DEAD_SUFFIX) else dead(name)
+    known = [t.name for t in settings.topics() if t.name.endswith(DEAD_SUFFIX)]
+    if topic not in known:
+        raise Misconfigured(f"there is no topic {topic}; dead letters lie in {', '.join(known)}")
+    return topic
+
+
+def letters(bus: Bus, topic: str) -> Iterator[Record]:
+    """Every kept dead letter of `topic` up to where the topic ends now."""
+    ends = bus.ends(topic)
+    reader = bus.reader([topic])
+    with closing(reader):
+        while any(reader.positions().get(place, 0) < end for place, end in ends.items()):
+            records = reader.poll(1.0)
+            if not records:
+                return
+            yield from records
+
+
+def describe(record: Record) -> DeadLetter:
+    """For people: the headers read, the value as text."""
+    headers = dict(record.headers)
+    return DeadLetter(
+        place=f"{record.partition}:{record.offset}",
+        arrived=record.timestamp,
+        reason=_text(headers, "reason"),
+        detail=_text(headers, "detail"),
+        group=_text(headers, "group"),
+        origin=json.loads(headers.get("origin", b"null")),
+        value=record.value.decode("utf-8", "backslashreplace"),
+    )
+
+
+def _text(headers: dict[str, bytes], name: str) -> str:
+    return headers.get(name, b"").decode("utf-8", "replace")
+
+
+def replay(bus: Bus, topic: str, reason: str | None = None, again: bool = False) -> int:
+    """Publish dead letters to the topic they came from, each at most once unless `again`; how many.
+
+    The journal's mark holds, per partition, up to where letters were replayed, and moves with what is published.
+    """
+    source = topic.removesuffix(DEAD_SUFFIX)
+    journal = bus.journal(f"dlq.{topic}.{reason or 'all'}", source)
+    with closing(journal):
+        done = {} if again or not journal.mark else dict(json.loads(journal.mark))
+        count = 0
+        waiting: list[Outgoing] = []
+        for record in letters(bus, topic):
+            partition = str(record.partition)
+            if record.offset < done.get(partition, 0):
+                continue
+            done[partition] = record.offset + 1
+            if reason is None or _text(dict(record.headers), "reason") == reason:
+                waiting.append(Outgoing(source, record.key, record.value, _as_it_was(record.headers)))
+            if len(waiting) >= REPLAY_BATCH:
+                journal.publish(waiting, json.dumps(done))
+                count, waiting = count + len(waiting), []
+        if waiting:
+            journal.publish(waiting, json.dumps(done))
+        return count + len(waiting)
+
+
+def _as_it_was(headers: Headers) -> Headers:
+    return tuple((name, value) for name, value in headers if name not in OWN_HEADERS)
+
+
+def resume(settings: Settings, group: str) -> bool:
+    """Clear a trip; whether there was one."""
+    with closing(settings.connector("dlq")()) as connection, transaction(connection), connection.cursor() as cursor:
+        cursor.execute("DELETE FROM trip WHERE grp = %s", (group,))
+        return bool(cursor.rowcount)
+
+
+def positions(bus: Bus, topic: str, start: str) -> dict[TopicPartition, int]:
+    """Where a replay starts: `oldest`, `newest`, a time (RFC 3339 or epoch ms), or an offset for every partition.
+
+    Raises:
+        Misconfigured: `start` is none of these.
+    """
+    if start == "oldest":
+        return dict(bus.begins(topic))
+    if start == "newest":
+        return dict(bus.ends(topic))
+    if start.startswith("offset:"):
+        begins, ends = bus.begins(topic), bus.ends(topic)
+        offset = int(start.removeprefix("offset:"))
+        return {place: min(max(offset, begins[place]), ends[place]) for place in ends}
+    try:
+        at = int(start) if start.isdigit() else int(datetime.fromisoformat(start).timestamp() * 1000)
+    except ValueError:
+        raise Misconfigured(
+            f"--from takes oldest, newest, offset:N, or a time such as 2026-01-31T12:00:00Z, not {start!r}"
+        ) from None
+    return dict(bus.offsets_at(topic, at))

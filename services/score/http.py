@@ -1,0 +1,108 @@
+"""Score now, over HTTP: the one call between services. The gateway forwards requests here, so that one engine in one
+process serves the stream and the people.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from typing import Annotated, Final, Protocol
+
+import msgspec
+import uvicorn
+from litestar import Litestar, post
+from litestar.exceptions import ServiceUnavailableException
+from msgspec import Meta
+
+from services.score.engine import Engine, Scored
+from services.stream.errors import Misconfigured, Rejected, Transient
+
+MAX_TEXTS: Final = 256
+MAX_CHARS: Final = 20_000
+START_S: Final = 10.0
+
+
+class Request(msgspec.Struct, frozen=True):
+    """Texts to score."""
+
+    texts: Annotated[list[Annotated[str, Meta(max_length=MAX_CHARS)]], Meta(min_length=1, max_length=MAX_TEXTS)]
+
+
+class Score(msgspec.Struct, frozen=True):
+    """One text's answer; `probabilities` in the order negative, neutral, positive."""
+
+    label: str
+    probabilities: tuple[float, float, float]
+    truncated: bool
+
+
+class Response(msgspec.Struct, frozen=True):
+    """All answers come from one model, in the order of the texts."""
+
+    model: str
+    epoch: int
+    scores: list[Score]
+
+
+class InService(Protocol):
+    """What is in service, as `Worker.current` gives it."""
+
+    @property
+    def engine(self) -> Engine:
+        """The engine."""
+
+    @property
+    def version(self) -> str:
+        """The model's version."""
+
+    @property
+    def epoch(self) -> int:
+        """Its epoch."""
+
+
+class Holder(Protocol):
+    """Whoever knows what is in service now."""
+
+    @property
+    def current(self) -> InService:
+        """The model in service."""
+
+
+class ScoreServer:
+    """An HTTP server in a thread of its own; `address` is where it listens."""
+
+    def __init__(self, holder: Holder, host: str, port: int) -> None:
+        @post("/score", sync_to_thread=True, status_code=200)
+        def score(data: Request) -> Response:
+            try:
+                current = holder.current
+            except Transient as error:
+                raise ServiceUnavailableException(str(error)) from None
+            return Response(current.version, current.epoch, [_score(s) for s in current.engine.score(data.texts)])
+
+        self._socket = socket.create_server((host, port))
+        bound = self._socket.getsockname()[1]
+        self.address = f"http://{socket.gethostname() if host == '0.0.0.0' else host}:{bound}"  # noqa: S104
+        app = Litestar([score], openapi_config=None)
+        self._server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
+        self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="http", daemon=True)
+
+    def __enter__(self) -> ScoreServer:
+        self._thread.start()
+        deadline = time.monotonic() + START_S
+        while not self._server.started:
+            if time.monotonic() > deadline or not self._thread.is_alive():
+                raise Misconfigured(f"the score worker's HTTP server does not start on {self.address}")
+            time.sleep(0.01)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.should_exit = True
+        self._thread.join(timeout=START_S)
+
+
+def _score(scored: Scored | Rejected) -> Score:
+    if isinstance(scored, Rejected):
+        raise scored
+    return Score(scored.label, scored.probabilities, scored.truncated)

@@ -1,0 +1,217 @@
+"""The score worker: texts.clean → predictions and mentions, with the model that `models` names.
+
+A batch is scored by one model from end to end; swaps happen between two batches. The worker reads the whole of `models`
+before it takes work, and a partition whose last commit was made at a later epoch than this worker knows waits until the
+worker has caught up: epochs never run backwards on a partition.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import closing
+from typing import Final, NamedTuple
+
+from services.runtime import Context, now_ms
+from services.score.engine import Engine, Scored, open_engine
+from services.score.http import ScoreServer
+from services.stream import metrics, topics
+from services.stream.bus import Batch, Consumer, Marks, Outgoing, Reader, Record, TopicPartition
+from services.stream.database import transaction
+from services.stream.errors import Fatal, Misconfigured, Rejected, Transient
+from services.stream.events import (
+    CleanText,
+    Mention,
+    ModelChange,
+    Origin,
+    Prediction,
+    decode,
+    encode,
+    prediction_id,
+)
+from services.stream.loop import Answer, Hooks
+from services.trainer import registry
+
+GROUP: Final = "score"
+MAX_RECORDS: Final = 256
+
+log = logging.getLogger(__name__)
+
+
+class Current(NamedTuple):
+    """What is in service: scored with together, swapped together."""
+
+    engine: Engine
+    version: str
+    epoch: int
+
+
+def serve(context: Context) -> None:
+    """Run a score worker until stopped: the stream and, beside it, requests over HTTP."""
+    worker = Worker(context)
+    worker.start()
+    with ScoreServer(worker, context.settings.host, context.settings.score_port) as server:
+        context.address = server.address
+        context.state = "running"
+        hooks = Hooks(before=worker.follow, marks=worker.marks)
+        context.loop(GROUP, topics.CLEAN, max_records=MAX_RECORDS, hooks=hooks).transform(worker.step)
+
+
+class Worker:
+    """Holds the model in service and follows `models`."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._bus = context.bus()
+        self._reader: Reader | None = None
+        self._current: Current | None = None
+        self._used: Current | None = None
+        self._consumer: Consumer | None = None
+
+    def start(self) -> None:
+        """Read `models` to its end and load the champion, so that the first text meets a warm model.
+
+        Raises:
+            Misconfigured: no model was ever promoted.
+        """
+        ends = self._bus.ends(topics.MODELS)
+        self._reader = self._bus.reader([topics.MODELS])
+        while any(self._reader.positions()[place] < end for place, end in ends.items()):
+            if not self._read(1.0):
+                break
+        if self._current is None:
+            raise Misconfigured("no model has been promoted yet; `tickerloop migrate` registers the bundled one")
+
+    @property
+    def current(self) -> Current:
+        """The model in service."""
+        if self._current is None:
+            raise Transient("no model is in service yet")
+        return self._current
+
+    def follow(self, consumer: Consumer) -> None:
+        """Take up what `models` says, before each poll; while an owned partition is ahead, wait for it."""
+        self._consumer = consumer
+        self._read(0.0)
+        ahead = max((_epoch(mark) for mark in consumer.owned().values()), default=0)
+        if ahead > self.current.epoch:
+            self._read(0.5)
+
+    def _read(self, timeout: float) -> bool:
+        if self._reader is None:
+            return False
+        records = self._reader.poll(timeout)
+        changes = [decode(ModelChange, record.value) for record in records]
+        if changes:
+            self._swap(max(changes, key=lambda change: change.epoch))
+        return bool(records)
+
+    def _swap(self, change: ModelChange) -> None:
+        if self._current is not None and change.epoch <= self._current.epoch:
+            return
+        try:
+            engine = self._load(change.version)
+        except (Rejected, Misconfigured) as error:
+            metrics.SWAPS.labels("refused").inc()
+            log.error("model %s of epoch %d is refused: %s", change.version, change.epoch, error)
+            self._refused(change, error)
+            return
+        self._current = Current(engine, change.version, change.epoch)
+        metrics.SWAPS.labels("done").inc()
+        metrics.EPOCH.set(change.epoch)
+        self._context.detail = {"model": change.version, "epoch": change.epoch, "device": engine.device}
+        log.info("model %s is in service from epoch %d on", change.version, change.epoch)
+
+    def _refused(self, change: ModelChange, error: Exception) -> None:
+        self._context.detail = {**self._context.detail, "refused": {"epoch": change.epoch, "reason": str(error)}}
+        if self._current is None:
+            raise Fatal(f"the only model, {change.version}, can't be served: {error}")
+
+    def _load(self, version: str) -> Engine:
+        settings = self._context.settings
+        with (
+            closing(self._context.connect()) as connection,
+            transaction(connection),
+            connection.cursor() as cursor,
+        ):
+            folder = registry.fetch(cursor, version, settings.model_cache)
+        return open_engine(folder, device=settings.device, threads=settings.threads, share=self._engine())
+
+    def _engine(self) -> Engine | None:
+        return self._current.engine if self._current else None
+
+    def step(self, records: Sequence[Record]) -> Sequence[Answer]:
+        """Score a batch: one prediction per text and one mention per ticker."""
+        used = self._used = self.current
+        answers: list[Answer] = []
+        texts: list[CleanText] = []
+        for record in records:
+            try:
+                texts.append(decode(CleanText, record.value))
+                answers.append(())
+            except Rejected as rejected:
+                answers.append(rejected)
+        scores = iter(zip(texts, used.engine.score([text.text for text in texts]), strict=True))
+        metrics.BATCH_TEXTS.observe(len(texts))
+        metrics.SCORED.labels(used.version).inc(len(texts))
+        scored_at = now_ms()
+        return [
+            answer if isinstance(answer, Rejected) else _events(*next(scores), record, used, scored_at)
+            for record, answer in zip(records, answers, strict=True)
+        ]
+
+    def marks(self, batch: Batch) -> Marks:
+        """The epoch this batch was scored at, stored with its positions.
+
+        Raises:
+            Transient: a partition of the batch was last committed at a later epoch; catch up and redo.
+        """
+        used = self._used or self.current
+        places = {TopicPartition(record.topic, record.partition) for record in batch.records}
+        owned = self._consumer.owned() if self._consumer else {}
+        if any(_epoch(owned.get(place, "")) > used.epoch for place in places):
+            raise Transient(f"a partition is ahead of epoch {used.epoch}")
+        return {place: str(used.epoch) for place in places}
+
+
+def _epoch(mark: str) -> int:
+    return int(mark) if mark else 0
+
+
+def _events(text: CleanText, scored: Scored | Rejected, record: Record, used: Current, at: int) -> Answer:
+    if isinstance(scored, Rejected):
+        return scored
+    prediction = Prediction(
+        prediction_id=prediction_id(text.text_id, used.version),
+        text_id=text.text_id,
+        cluster=text.cluster,
+        label=scored.label,
+        probabilities=scored.probabilities,
+        model=used.version,
+        epoch=used.epoch,
+        tickers=text.tickers,
+        source=text.source,
+        language=text.language,
+        event_time=text.event_time,
+        scored=at,
+        truncated=scored.truncated,
+        origin=Origin(record.topic, record.partition, record.offset),
+    )
+    mentions = [
+        Outgoing(topics.MENTIONS, ticker.encode(), encode(_mention(prediction, ticker)))
+        for ticker in dict.fromkeys(text.tickers)
+    ]
+    return [Outgoing(topics.PREDICTIONS, text.text_id.encode(), encode(prediction)), *mentions]
+
+
+def _mention(prediction: Prediction, ticker: str) -> Mention:
+    return Mention(
+        prediction_id=prediction.prediction_id,
+        text_id=prediction.text_id,
+        ticker=ticker,
+        label=prediction.label,
+        sentiment=prediction.sentiment,
+        event_time=prediction.event_time,
+        model=prediction.model,
+        epoch=prediction.epoch,
+    )

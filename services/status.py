@@ -1,0 +1,158 @@
+"""What the whole loop is doing now: lag by group, the account of every text, the model, each service's health."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+from typing import Final
+
+import msgspec
+
+from services import store
+from services.runtime import now_ms
+from services.settings import Settings
+from services.stream import topics
+from services.stream.bus import Bus
+from services.stream.database import transaction
+from services.trainer import registry
+
+ALIVE_MS: Final = 5_000
+"""A service beats every second; five missed beats and it counts as dead."""
+
+GROUPS: Final = {
+    "clean": (topics.RAW,),
+    "score": (topics.CLEAN,),
+    store.GROUP: store.TOPICS,
+    "feedback": (topics.FEEDBACK,),
+    "trainer": (topics.EXAMPLES,),
+}
+"""Consumer groups whose lag means work not done. The monitor's own host differs by bus and is shown by its beat."""
+
+PIPELINE: Final = ("clean", "score", store.GROUP)
+
+
+class Lag(msgspec.Struct, frozen=True):
+    """One group on one topic, over all partitions."""
+
+    group: str
+    topic: str
+    end: int
+    position: int
+    lag: int
+
+
+class Account(msgspec.Struct, frozen=True):
+    """Every text that came in, and where it went. `waiting` is what is still under way."""
+
+    taken: int
+    scored: int
+    rejected: int
+    duplicate: int
+    dead: int
+    reasons: dict[str, int]
+
+    @property
+    def waiting(self) -> int:
+        """Texts taken and not yet accounted for; 0 once the loop is idle."""
+        return self.taken - self.scored - self.rejected - self.duplicate - self.dead
+
+
+class Service(msgspec.Struct, frozen=True):
+    """One process."""
+
+    name: str
+    slot: int
+    pid: int
+    state: str
+    alive: bool
+    address: str | None
+    detail: dict[str, object]
+
+
+class Status(msgspec.Struct, frozen=True):
+    """Everything `tickerloop status` shows."""
+
+    account: Account
+    waiting: int
+    champion: registry.Champion | None
+    lags: list[Lag]
+    dead_letters: dict[str, int]
+    services: list[Service]
+    trips: dict[str, str]
+
+
+def collect(settings: Settings) -> Status:
+    """Ask the log and the database.
+
+    Raises:
+        Transient: a server is away.
+    """
+    with closing(settings.open_bus("status")) as bus:
+        lags = lag(bus, GROUPS)
+        dead_letters = {
+            topic.name: sum(bus.ends(topic.name).values()) - sum(bus.begins(topic.name).values())
+            for topic in settings.topics()
+            if topic.name.endswith(topics.DEAD_SUFFIX)
+        }
+    with closing(settings.connector("status")()) as connection, transaction(connection), connection.cursor() as cursor:
+        cursor.execute("SELECT topic, reason, n FROM tally")
+        counted = account({(topic, reason): n for topic, reason, n in cursor.fetchall()})
+        champion = registry.champion(cursor)
+        cursor.execute("SELECT name, slot, pid, state, beat, address, detail FROM service ORDER BY name, slot")
+        now = now_ms()
+        services = [
+            Service(name, slot, pid, state, now - beat < ALIVE_MS, address, detail)
+            for name, slot, pid, state, beat, address, detail in cursor.fetchall()
+        ]
+        cursor.execute("SELECT grp, reason FROM trip")
+        trips = dict(cursor.fetchall())
+    return Status(counted, counted.waiting, champion, lags, dead_letters, services, trips)
+
+
+def lag(bus: Bus, groups: dict[str, tuple[str, ...]]) -> list[Lag]:
+    """Distance of each group from the end of each of its topics, in events."""
+    rows = []
+    for group, names in groups.items():
+        for topic in names:
+            ends, begins = bus.ends(topic), bus.begins(topic)
+            done = bus.committed(group, topic)
+            end = sum(ends.values())
+            position = sum(done.get(place, begins.get(place, 0)) for place in ends)
+            rows.append(Lag(group, topic, end, position, end - position))
+    return rows
+
+
+def account(tally: dict[tuple[str, str], int]) -> Account:
+    """Sum the store's tallies. A line that ingest itself couldn't read counts as taken and dead."""
+    dead = {
+        reason: n
+        for (topic, reason), n in tally.items()
+        if topic in (topics.dead(topics.RAW), topics.dead(topics.CLEAN))
+    }
+    refused = {reason: n for (topic, reason), n in tally.items() if topic == topics.REJECTED}
+    duplicates = sum(n for reason, n in refused.items() if reason.startswith("duplicate"))
+    return Account(
+        taken=tally.get((topics.RAW, ""), 0) + sum(n for reason, n in dead.items() if reason.startswith("ingest:")),
+        scored=tally.get((topics.PREDICTIONS, ""), 0),
+        rejected=sum(refused.values()) - duplicates,
+        duplicate=duplicates,
+        dead=sum(dead.values()),
+        reasons=refused | dead,
+    )
+
+
+def wait_idle(settings: Settings, progress: Callable[[Status], None], timeout: float = 3600.0) -> Status:
+    """Wait until every text is accounted for and the store has seen it all.
+
+    Raises:
+        TimeoutError: it takes longer than `timeout` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        status = collect(settings)
+        progress(status)
+        if status.waiting <= 0 and not any(row.lag for row in status.lags if row.group in PIPELINE):
+            return status
+        time.sleep(0.2)
+    raise TimeoutError(f"texts are still under way after {timeout:.0f} s; `tickerloop status` shows where")

@@ -1,0 +1,174 @@
+"""The store: predictions and texts into Postgres, the account of every text, the latest per ticker into Valkey.
+
+Rows and offsets commit together, so each event is stored and counted exactly once. Valkey is written after the commit and
+may be lost: the gateway falls back to Postgres.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final, TypeVar
+
+import msgspec
+import redis
+from psycopg2.extensions import cursor as Cursor
+from psycopg2.extras import execute_values
+
+from services.runtime import Context
+from services.stream import topics
+from services.stream.bus import Record
+from services.stream.errors import Rejected
+from services.stream.events import CleanText, Event, Prediction, RejectedText, decode
+from services.stream.loop import Answer, Hooks
+
+GROUP: Final = "store"
+TOPICS: Final = (
+    topics.RAW,
+    topics.CLEAN,
+    topics.REJECTED,
+    topics.PREDICTIONS,
+    topics.dead(topics.RAW),
+    topics.dead(topics.CLEAN),
+    topics.dead(topics.FEEDBACK),
+)
+MAX_RECORDS: Final = 2_000
+
+_NEWER: Final = """
+for i, key in ipairs(KEYS) do
+  local old = redis.call('HGET', key, 'at')
+  if not old or tonumber(old) <= tonumber(ARGV[2 * i - 1]) then
+    redis.call('HSET', key, 'at', ARGV[2 * i - 1], 'json', ARGV[2 * i])
+  end
+end
+"""
+
+E_ = TypeVar("E_", bound=Event)
+log = logging.getLogger(__name__)
+
+
+def serve(context: Context) -> None:
+    """Run the store until stopped."""
+    latest = Latest(context.valkey())
+    context.state = "running"
+    context.loop(GROUP, *TOPICS, max_records=MAX_RECORDS, hooks=Hooks(after=latest)).sink(store)
+
+
+def store(records: Sequence[Record], cursor: Cursor) -> Sequence[Answer]:
+    """Insert what the records say and count them; a record of another shape than its topic's is rejected."""
+    answers: list[Answer] = [() for _ in records]
+    texts = _decoded(records, topics.CLEAN, CleanText, answers)
+    predictions = _decoded(records, topics.PREDICTIONS, Prediction, answers)
+    refused = _decoded(records, topics.REJECTED, RejectedText, answers)
+    _insert_texts(cursor, texts)
+    _insert_predictions(cursor, predictions)
+    tally = Counter((record.topic, _dead_reason(record)) for record in records if record.topic not in _COUNTED_BELOW)
+    tally.update((topics.REJECTED, event.reason) for event in refused)
+    tally[topics.PREDICTIONS, ""] += len(predictions)
+    _count(cursor, tally)
+    return answers
+
+
+_COUNTED_BELOW: Final = frozenset({topics.CLEAN, topics.REJECTED, topics.PREDICTIONS})
+
+
+def _decoded(records: Sequence[Record], topic: str, kind: type[E_], answers: list[Answer]) -> list[E_]:
+    events = []
+    for index, record in enumerate(records):
+        if record.topic == topic:
+            try:
+                events.append(decode(kind, record.value))
+            except Rejected as rejected:
+                answers[index] = rejected
+    return events
+
+
+def _dead_reason(record: Record) -> str:
+    headers = dict(record.headers)
+    if "reason" not in headers:
+        return ""
+    return f"{headers.get('group', b'').decode()}:{headers['reason'].decode()}"
+
+
+def _insert_texts(cursor: Cursor, events: Sequence[CleanText]) -> None:
+    execute_values(
+        cursor,
+        "INSERT INTO text (text_id, cluster, body, source, external_id, url, language, marks, event_time, received)"
+        " VALUES %s ON CONFLICT DO NOTHING",
+        [
+            (e.text_id, e.cluster, e.text, e.source, e.external_id, e.url, e.language, list(e.marks), e.event_time,
+             e.received)
+            for e in events
+        ],
+        template="(%s, %s, %s, %s, %s, %s, %s, %s::text[], %s, %s)",
+        page_size=1_000,
+    ) if events else None
+
+
+def _insert_predictions(cursor: Cursor, events: Sequence[Prediction]) -> None:
+    execute_values(
+        cursor,
+        "INSERT INTO prediction (prediction_id, text_id, cluster, label, negative, neutral, positive, model, epoch,"
+        " tickers, source, language, event_time, scored, truncated, origin_partition, origin_offset)"
+        " VALUES %s ON CONFLICT DO NOTHING",
+        [
+            (e.prediction_id, e.text_id, e.cluster, e.label, *e.probabilities, e.model, e.epoch, list(e.tickers),
+             e.source, e.language, e.event_time, e.scored, e.truncated, e.origin.partition, e.origin.offset)
+            for e in events
+        ],
+        template="(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s::text[], %s, %s, %s, %s, %s, %s, %s)",
+        page_size=1_000,
+    ) if events else None
+
+
+def _count(cursor: Cursor, tally: Counter[tuple[str, str]]) -> None:
+    # Sorted: two stores that count the same rows must lock them in one order.
+    rows = [(topic, reason, n) for (topic, reason), n in sorted(tally.items()) if n]
+    if rows:
+        execute_values(
+            cursor,
+            "INSERT INTO tally (topic, reason, n) VALUES %s"
+            " ON CONFLICT (topic, reason) DO UPDATE SET n = tally.n + excluded.n",
+            rows,
+        )
+
+
+class Latest:
+    """Writes the newest sentiment of each ticker, by event time, to Valkey: hash `latest:<ticker>`, field `json`."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._script = client.register_script(_NEWER)
+
+    def __call__(self, records: Sequence[Record]) -> None:
+        """Called after the commit; a lost Valkey is noted and passed over."""
+        newest: dict[str, Prediction] = {}
+        for record in records:
+            if record.topic == topics.PREDICTIONS:
+                try:
+                    event = decode(Prediction, record.value)
+                except Rejected:
+                    continue
+                for ticker in event.tickers:
+                    if ticker not in newest or newest[ticker].event_time <= event.event_time:
+                        newest[ticker] = event
+        if not newest:
+            return
+        arguments = [part for event in newest.values() for part in (event.event_time, _latest(event))]
+        try:
+            self._script(keys=[f"latest:{ticker}" for ticker in newest], args=arguments)
+        except redis.exceptions.RedisError as error:
+            log.warning("the latest sentiments could not be cached: %s", error)
+
+
+def _latest(event: Prediction) -> bytes:
+    return msgspec.json.encode(
+        {
+            "prediction_id": event.prediction_id,
+            "label": event.label,
+            "sentiment": event.sentiment,
+            "event_time": event.event_time,
+            "model": event.model,
+            "epoch": event.epoch,
+        }
+    )

@@ -1,0 +1,217 @@
+"""`tickerloop up`: the embedded servers where none are named, migrations, topics, the first model, then every service.
+
+A service that dies is restarted with backoff and says so. Ctrl-C asks the services to finish what they hold, then stops
+the servers. The settings in force are kept in `<data>/run.json` (mode 600) while it runs, so that other commands find it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from services.settings import Settings, from_environment
+from services.stream.database import migrate
+from services.stream.errors import Misconfigured, Transient
+from services.supervisor.process import Child
+from services.supervisor.servers import PostgresServer, ValkeyServer
+
+SERVICES: Final = ("clean", "score", "store", "feedback", "trainer", "monitor", "gateway")
+RESTART_FIRST_S: Final = 0.2
+RESTART_LAST_S: Final = 30.0
+STEADY_S: Final = 20.0
+"""A service that ran this long starts afresh with the shortest delay."""
+HOUSEKEEPING_S: Final = 60.0
+DRAIN_S: Final = 30.0
+
+Say = Callable[[str], None]
+
+
+class Supervised:
+    """One service kept alive."""
+
+    def __init__(self, name: str, slot: int, start: Callable[[], Child]) -> None:
+        self.name, self.slot, self._start = name, slot, start
+        self.child = start()
+        self._delay = RESTART_FIRST_S
+        self._started = time.monotonic()
+        self._due: float | None = None
+
+    def look(self, say: Say) -> None:
+        """Notice a death, and start again when its time has come."""
+        now = time.monotonic()
+        if self._due is None and not self.child.alive:
+            if now - self._started > STEADY_S:
+                self._delay = RESTART_FIRST_S
+            self._due = now + self._delay
+            say(
+                f"{self.name} ended with {self.child.process.returncode}; again in {self._delay:.1f} s"
+                f" (its log: {self.child.log})"
+            )
+            self._delay = min(RESTART_LAST_S, self._delay * 2)
+        elif self._due is not None and now >= self._due:
+            self._due, self._started = None, now
+            self.child = self._start()
+
+
+class Up:
+    """Everything of one data folder. Use as a context manager; `watch` blocks until stopped."""
+
+    def __init__(self, settings: Settings, say: Say, replicas: dict[str, int] | None = None) -> None:
+        self._data = settings.data_folder
+        self._say = say
+        self._replicas = replicas or {}
+        self._postgres: PostgresServer | None = None
+        self._valkey: ValkeyServer | None = None
+        self._services: list[Supervised] = []
+        self._exits = contextlib.ExitStack()
+        self.settings = settings
+
+    def __enter__(self) -> Up:
+        with contextlib.ExitStack() as exits:
+            exits.enter_context(_only_one(self._data))
+            self._start_servers(exits)
+            self._prepare()
+            exits.enter_context(_announced(self._data, self.settings))
+            self._start_services(exits)
+            self._exits = exits.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._exits.close()
+
+    def _start_servers(self, exits: contextlib.ExitStack) -> None:
+        logs = self._data / "log"
+        if not self.settings.database:
+            self._postgres = PostgresServer(self._data / "postgres", logs, self._say)
+            exits.callback(self._postgres.stop)
+            self._postgres.start()
+            self.settings = msgspec.structs.replace(self.settings, database=self._postgres.url)
+        if not self.settings.redis:
+            self._valkey = ValkeyServer(logs)
+            exits.callback(self._valkey.stop)
+            self._valkey.start()
+            self.settings = msgspec.structs.replace(self.settings, redis=self._valkey.url)
+
+    def _prepare(self) -> None:
+        from services.trainer.setup import register_bundled  # imports the model's libraries
+
+        self._say("checking the database, the topics and the model")
+        migrate(self.settings.database)
+        with contextlib.closing(self.settings.open_bus("up")) as bus:
+            bus.create_topics()
+            register_bundled(bus, self.settings)
+
+    def _start_services(self, exits: contextlib.ExitStack) -> None:
+        names = list(SERVICES)
+        if self.settings.feeds:
+            names.append("feeds")
+        if self.settings.bus.startswith("kafka://"):
+            names.append("relay")
+        exits.callback(self._stop_services)
+        metrics = self._data / "metrics"
+        metrics.mkdir(parents=True, exist_ok=True)
+        for old in metrics.glob("*.db"):
+            old.unlink()
+        for name in names:
+            for slot in range(self._replicas.get(name, 1)):
+                self._services.append(Supervised(name, slot, lambda name=name, slot=slot: self._start(name, slot)))  # type: ignore[misc]
+
+    def _start(self, name: str, slot: int) -> Child:
+        environment = self.settings.environment() | {
+            "TICKERLOOP_SUPERVISED": "1",
+            "PROMETHEUS_MULTIPROC_DIR": str(self._data / "metrics"),
+        }
+        command = [sys.executable, "-m", "services.cli", "run", name, "--slot", str(slot)]
+        return Child(f"{name}.{slot}", command, self._data / "log" / f"{name}.{slot}.log", environment=environment)
+
+    def _stop_services(self) -> None:
+        self._say("stopping; services finish what they hold")
+        for service in self._services:
+            service.child.ask_to_stop()
+        deadline = time.monotonic() + DRAIN_S
+        for service in self._services:
+            service.child.stop(max(0.5, deadline - time.monotonic()))
+
+    def watch(self, stop: threading.Event) -> None:
+        """Restart what dies, apply retention, until `stop` is set."""
+        housekeeping = time.monotonic()
+        while not stop.wait(0.1):
+            self._look_at_servers()
+            for service in self._services:
+                service.look(self._say)
+            if time.monotonic() - housekeeping > HOUSEKEEPING_S:
+                housekeeping = time.monotonic()
+                with contextlib.suppress(Transient), contextlib.closing(self.settings.open_bus("up")) as bus:
+                    bus.expire()
+
+    def _look_at_servers(self) -> None:
+        for server in (self._postgres, self._valkey):
+            if server is not None and server.child is not None and not server.child.alive:
+                self._say(f"{server.child.name} ended with {server.child.process.returncode}; starting it again")
+                server.start()
+
+    def pids(self) -> dict[str, int]:
+        """Process ids by service and slot, the embedded servers among them."""
+        found = {f"{s.name}.{s.slot}": s.child.process.pid for s in self._services}
+        for server in (self._postgres, self._valkey):
+            if server is not None and server.child is not None:
+                found[server.child.name] = server.child.process.pid
+        return found
+
+
+@contextlib.contextmanager
+def _only_one(data: Path) -> Iterator[None]:
+    data.mkdir(parents=True, exist_ok=True)
+    with (data / "up.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            raise Misconfigured(
+                f"tickerloop is already up on {data} (process {lock.read().strip() or '?'}); "
+                "`tickerloop status` shows it, or choose another folder with --data"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+@contextlib.contextmanager
+def _announced(data: Path, settings: Settings) -> Iterator[None]:
+    path = data / "run.json"
+    partial = data / f".run.{os.getpid()}"
+    partial.touch(mode=0o600)
+    partial.write_text(json.dumps(settings.environment()))
+    partial.rename(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def running(data: Path) -> Settings:
+    """The settings of the `up` that runs on `data`.
+
+    Raises:
+        Misconfigured: none does.
+    """
+    try:
+        return from_environment(json.loads((data / "run.json").read_text()))
+    except FileNotFoundError:
+        raise Misconfigured(
+            f"nothing is up on {data}; start it with `tickerloop up`, or name servers by TICKERLOOP_DATABASE, "
+            "TICKERLOOP_BUS and TICKERLOOP_REDIS"
+        ) from None
+
+

@@ -1,0 +1,278 @@
+"""The model registry and the promotion ledger.
+
+Model files lie in Postgres by content hash, so that a scorer on another machine gets them too. The ledger is
+append-only (the database refuses anything else) and each row carries the hash of the row before. Every change of the
+champion is one ledger row and one record in `models`, in one effect; its epoch is the row's number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from psycopg2 import Binary
+from psycopg2.extensions import cursor as Cursor
+
+from services.runtime import now_ms
+from services.stream import topics
+from services.stream.bus import Bus, Outgoing
+from services.stream.errors import Rejected
+from services.stream.events import ModelChange, encode
+
+PART_BYTES: Final = 1 << 20
+GENESIS: Final = "0" * 64
+
+
+class Conflict(Rejected):
+    """The champion or the epoch is not what the caller expected; look again before deciding."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("conflict", detail)
+
+
+class Champion(msgspec.Struct, frozen=True):
+    """The model in service and the ledger row that put it there."""
+
+    epoch: int
+    version: str
+
+
+class Version(msgspec.Struct, frozen=True):
+    """A registered model. `card` is its `model.json`."""
+
+    version: str
+    parent: str | None
+    card: dict[str, Any]
+    created: int
+    champion: bool
+
+
+class LedgerRow(msgspec.Struct, frozen=True):
+    """One decision. `hash` covers all other fields; `previous` is the hash of the row before."""
+
+    epoch: int
+    action: str
+    version: str
+    champion: str | None
+    actor: str
+    reason: str
+    evidence: dict[str, Any]
+    at: int
+    previous: str
+    hash: str
+
+
+_ROW: Final = "epoch, action, version, champion, actor, reason, evidence, at, previous, hash"
+
+
+def register(cursor: Cursor, version: str, parent: str | None, card: Mapping[str, Any], folder: Path) -> None:
+    """Store a model's files and its card; registering the same version again changes nothing."""
+    files = {}
+    for path in sorted(folder.iterdir()):
+        content = path.read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
+        files[path.name] = digest
+        for part in range(0, max(1, len(content)), PART_BYTES):
+            cursor.execute(
+                "INSERT INTO model_blob (sha256, part, bytes) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
+                (digest, part // PART_BYTES, Binary(content[part : part + PART_BYTES])),
+            )
+    cursor.execute(
+        "INSERT INTO model_version (version, parent, card, files, created) VALUES (%s, %s, %s, %s, %s)"
+        " ON CONFLICT DO NOTHING",
+        (version, parent, json.dumps(card), json.dumps(files), now_ms()),
+    )
+
+
+def fetch(cursor: Cursor, version: str, cache: Path) -> Path:
+    """The folder of a version's files under `cache`, written from the database where it isn't there yet.
+
+    Raises:
+        Rejected: the version is unknown, or a file's content doesn't have its hash.
+    """
+    cursor.execute("SELECT files FROM model_version WHERE version = %s", (version,))
+    row = cursor.fetchone()
+    if row is None:
+        raise Rejected("unknown", f"there is no model {version}; `tickerloop models list` shows them")
+    folder = cache / version
+    for name, digest in row[0].items():
+        path = folder / name
+        if path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == digest:
+            continue
+        cursor.execute("SELECT bytes FROM model_blob WHERE sha256 = %s ORDER BY part", (digest,))
+        content = b"".join(bytes(part) for (part,) in cursor.fetchall())
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise Rejected("tampered", f"{name} of model {version} does not have its recorded hash")
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / f".{name}.{now_ms()}"
+        partial.write_bytes(content)
+        partial.rename(path)
+    return folder
+
+
+def versions(cursor: Cursor) -> list[Version]:
+    """All registered models, newest first."""
+    current = champion(cursor)
+    cursor.execute("SELECT version, parent, card, created FROM model_version ORDER BY created DESC, version")
+    return [Version(*row, champion=current is not None and current.version == row[0]) for row in cursor.fetchall()]
+
+
+def champion(cursor: Cursor) -> Champion | None:
+    """The model in service; None before the first promotion."""
+    cursor.execute(
+        "SELECT epoch, version FROM ledger WHERE action IN ('promote', 'rollback') ORDER BY epoch DESC LIMIT 1"
+    )
+    row = cursor.fetchone()
+    return Champion(*row) if row else None
+
+
+def ledger(cursor: Cursor) -> list[LedgerRow]:
+    """Every decision, oldest first."""
+    cursor.execute(f"SELECT {_ROW} FROM ledger ORDER BY epoch")  # noqa: S608 (a constant)
+    return [_row(row) for row in cursor.fetchall()]
+
+
+def _row(row: tuple[Any, ...]) -> LedgerRow:
+    return LedgerRow(*row[:6], json.loads(row[6]), *row[7:])
+
+
+def row_hash(row: LedgerRow) -> str:
+    """SHA-256 over the row's other fields as a JSON array with sorted keys."""
+    fields = [getattr(row, name) for name in LedgerRow.__struct_fields__ if name != "hash"]
+    return hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def verify(rows: list[LedgerRow]) -> list[str]:
+    """What is wrong with the chain, row by row; empty when it holds."""
+    problems = []
+    previous = GENESIS
+    for number, row in enumerate(rows, start=1):
+        if row.epoch != number:
+            problems.append(f"row {number}: its epoch is {row.epoch}; a row is missing or was added")
+        if row.previous != previous:
+            problems.append(f"row {row.epoch}: it does not follow the row before it")
+        if row.hash != row_hash(row):
+            problems.append(f"row {row.epoch}: its content was changed after it was written")
+        previous = row.hash
+    return problems
+
+
+def decide(
+    cursor: Cursor,
+    action: str,
+    version: str,
+    *,
+    actor: str,
+    reason: str,
+    evidence: Mapping[str, Any],
+    expected_epoch: int | None = None,
+) -> LedgerRow:
+    """Append one row in the caller's transaction; the ledger is locked until its commit.
+
+    Raises:
+        Conflict: `expected_epoch` is given and the champion's epoch is another by now.
+        Rejected: the version is unknown.
+    """
+    cursor.execute("LOCK TABLE ledger IN EXCLUSIVE MODE")
+    current = champion(cursor)
+    if expected_epoch is not None and expected_epoch != (current.epoch if current else 0):
+        raise Conflict(f"the champion's epoch is {current.epoch if current else 0}, not {expected_epoch}")
+    cursor.execute("SELECT 1 FROM model_version WHERE version = %s", (version,))
+    if cursor.fetchone() is None:
+        raise Rejected("unknown", f"there is no model {version}; `tickerloop models list` shows them")
+    cursor.execute("SELECT epoch, hash FROM ledger ORDER BY epoch DESC LIMIT 1")
+    last, previous = cursor.fetchone() or (0, GENESIS)
+    row = LedgerRow(
+        epoch=last + 1,
+        action=action,
+        version=version,
+        champion=current.version if current else None,
+        actor=actor,
+        reason=reason,
+        evidence=dict(evidence),
+        at=now_ms(),
+        previous=previous,
+        hash="",
+    )
+    row = msgspec.structs.replace(row, hash=row_hash(row))
+    values = [json.dumps(v) if isinstance(v, dict) else v for v in msgspec.structs.astuple(row)]
+    cursor.execute(f"INSERT INTO ledger ({_ROW}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)", values)  # noqa: S608
+    return row
+
+
+def promote(
+    bus: Bus,
+    version: str,
+    *,
+    actor: str,
+    reason: str,
+    evidence: Mapping[str, Any],
+    expected_epoch: int | None = None,
+) -> ModelChange:
+    """Make `version` the champion.
+
+    Raises:
+        Conflict, Rejected: see `decide`.
+    """
+    return _change(bus, "promote", version, actor, reason, evidence, expected_epoch)
+
+
+def rollback(bus: Bus, *, actor: str, reason: str, expected_epoch: int | None = None) -> ModelChange:
+    """Go back to the champion before the current one; rolling back twice goes back two.
+
+    Raises:
+        Conflict: as `decide`, or there is none to go back to.
+    """
+    return _change(bus, "rollback", None, actor, reason, {}, expected_epoch)
+
+
+def _change(
+    bus: Bus,
+    action: str,
+    version: str | None,
+    actor: str,
+    reason: str,
+    evidence: Mapping[str, Any],
+    expected_epoch: int | None,
+) -> ModelChange:
+    changes: list[ModelChange] = []
+
+    def write(cursor: Cursor) -> list[Outgoing]:
+        cursor.execute("LOCK TABLE ledger IN EXCLUSIVE MODE")
+        row = decide(
+            cursor,
+            action,
+            version or _before(ledger(cursor)),
+            actor=actor,
+            reason=reason,
+            evidence=evidence,
+            expected_epoch=expected_epoch,
+        )
+        change = ModelChange(
+            epoch=row.epoch,
+            version=row.version,
+            action="promote" if action == "promote" else "rollback",
+            previous=row.champion,
+            at=row.at,
+        )
+        changes.append(change)
+        return [Outgoing(topics.MODELS, row.version.encode(), encode(change))]
+
+    bus.write(write)
+    return changes[-1]
+
+
+def _before(rows: list[LedgerRow]) -> str:
+    stack: list[str] = []
+    for row in rows:
+        if row.action == "promote":
+            stack.append(row.version)
+        elif row.action == "rollback" and stack:
+            stack.pop()
+    if len(stack) < 2:
+        raise Conflict("there is no earlier champion to go back to")
+    return stack[-2]
