@@ -39,7 +39,7 @@ class Origin(Struct, frozen=True, array_like=True):
     offset: int
 
 
-class RawText(Event):
+class RawText(Event, frozen=True, kw_only=True):
     """`texts.raw`: what a source sent. Any client may write it as plain JSON; only `text` is required."""
 
     text: Annotated[str, Meta(max_length=MAX_TEXT_CHARS)]
@@ -53,7 +53,7 @@ class RawText(Event):
     language: Annotated[str, Meta(max_length=35)] | None = None
 
 
-class CleanText(Event):
+class CleanText(Event, frozen=True, kw_only=True):
     """`texts.clean`: normalised, private data masked, tickers found, first of its cluster."""
 
     text_id: str
@@ -72,7 +72,7 @@ class CleanText(Event):
     origin: Origin
 
 
-class RejectedText(Event):
+class RejectedText(Event, frozen=True, kw_only=True):
     """`texts.rejected`: a text that is not scored, as it came, and why."""
 
     text_id: str
@@ -85,7 +85,7 @@ class RejectedText(Event):
     origin: Origin
 
 
-class Prediction(Event):
+class Prediction(Event, frozen=True, kw_only=True):
     """`predictions`: no text, so that erasing a text is deleting one row and waiting out short topics."""
 
     prediction_id: str
@@ -110,7 +110,7 @@ class Prediction(Event):
         return self.probabilities[2] - self.probabilities[0]
 
 
-class Mention(Event):
+class Mention(Event, frozen=True, kw_only=True):
     """`mentions`, keyed by ticker: one per (prediction, ticker), so that an aggregate has one source partition."""
 
     prediction_id: str
@@ -126,7 +126,7 @@ class Mention(Event):
 FeedbackKind = Literal["correction", "confirmation"]
 
 
-class Feedback(Event):
+class Feedback(Event, frozen=True, kw_only=True):
     """`feedback.raw`: one person's word on one prediction."""
 
     feedback_id: str
@@ -142,7 +142,7 @@ class Feedback(Event):
     given: Millis
 
 
-class Example(Event):
+class Example(Event, frozen=True, kw_only=True):
     """`training.examples`: a label with its lineage; ids only."""
 
     example_id: str
@@ -161,7 +161,7 @@ class Example(Event):
     given: Millis
 
 
-class ModelChange(Event):
+class ModelChange(Event, frozen=True, kw_only=True):
     """`models`: the champion from `epoch` on. Epoch = ledger sequence number."""
 
     epoch: int

@@ -53,6 +53,9 @@ class Member:
         self._number = 0
         self.leases: dict[TopicPartition, Lease] = {}
         self._client = client.consumer(bootstrap, group, instance, max_records)
+        with mapped():
+            for topic in topics:  # a leader that doesn't know the partitions yet would give none away, and rebalance again
+                self._client.partitions_for_topic(topic)
         self._client.subscribe(list(topics), listener=client.Watch(self._gained, self._lost))
 
     def poll(self, timeout: float) -> Fetched | None:
