@@ -53,10 +53,9 @@ class Member:
         self._number = 0
         self.leases: dict[TopicPartition, Lease] = {}
         self._client = client.consumer(bootstrap, group, instance, max_records)
-        with mapped():
-            for topic in topics:  # a leader that doesn't know the partitions yet would give none away, and rebalance again
-                self._client.partitions_for_topic(topic)
         self._client.subscribe(list(topics), listener=client.Watch(self._gained, self._lost))
+        with mapped():
+            self._client.topics()  # a leader that joins before it knows the partitions gives none away, and rejoins
 
     def poll(self, timeout: float) -> Fetched | None:
         """Wait up to `timeout` seconds for records.

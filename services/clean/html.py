@@ -1,0 +1,90 @@
+"""HTML to text, only where there is markup; blocks become lines, so that `boilerplate` can drop whole ones."""
+
+from __future__ import annotations
+
+import html
+import re
+from typing import Final
+
+from selectolax.lexbor import LexborHTMLParser, LexborNode
+
+ROUNDS: Final = 3
+"""Feeds escape markup inside markup; twice is common, three times was seen, more is an attack."""
+
+# Known elements only: `<AAPL.O>` in a wire story and `<https://…>` in a mail are text.
+_TAG: Final = re.compile(
+    r"<(?:!--|!doctype|\?xml|/?(?:a|abbr|amp-img|article|aside|b|blockquote|body|br|button|caption|center|code|dd|del|div"
+    r"|dl|dt|em|figcaption|figure|font|footer|form|h[1-6]|head|header|hr|html|i|iframe|img|input|ins|item|li|link|main"
+    r"|meta|nav|noscript|object|ol|p|pre|s|script|section|small|source|span|strong|style|sub|sup|svg|table|tbody|td|th"
+    r"|thead|time|title|tr|u|ul|video)(?=[\s/>]))",
+    re.IGNORECASE,
+)
+_ENTITY: Final = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,30});")
+
+_UNSEEN: Final = frozenset("script style noscript template iframe svg object video select guid del".split())
+_CHROME: Final = frozenset("nav footer aside button".split())
+_CHROME_CLASSES: Final = re.compile(r"(?:^|\s)(?:related|share)(?:\s|$)|cookie|newsletter")
+_BLOCKS: Final = frozenset(
+    "address article aside blockquote body br caption center dd div dl dt figcaption figure footer form h1 h2 h3 h4 h5 h6"
+    " head header hr html item li main nav ol p pre section table tbody thead title tr ul".split()
+)
+_CELLS: Final = frozenset(("td", "th"))
+
+
+def has_markup(text: str) -> bool:
+    """Whether `to_text` would change anything but entities."""
+    return "<" in text and _TAG.search(text) is not None
+
+
+def to_text(text: str, *, chrome: bool = False) -> str:
+    """Visible text. Menus, footers and banners count as seen only with `chrome`.
+
+    Text without markup and entities comes back as it is.
+    """
+    for _ in range(ROUNDS):
+        if "<" in text and "[CDATA[" in text:
+            text = text.replace("<![CDATA[", "").replace("]]>", "")
+        if has_markup(text):
+            text = _render(text, chrome)
+        elif "&" in text and _ENTITY.search(text):
+            text = _ENTITY.sub(_unescape, text)
+        else:
+            break
+    return text
+
+
+def _unescape(match: re.Match[str]) -> str:
+    return html.unescape(match[0])
+
+
+def _render(markup: str, chrome: bool) -> str:
+    root = LexborHTMLParser(markup).root
+    parts: list[str] = []
+    stack = [root] if root is not None else []  # not recursion: nesting is the sender's choice
+    while stack:
+        node = stack.pop()
+        if node.next is not None:
+            stack.append(node.next)
+        name = node.tag
+        if name == "-text":
+            parts.append(node.text_content or "")
+            continue
+        if name in _UNSEEN or (name in _CHROME and not chrome) or _is_hidden(node, chrome):
+            continue
+        if name in _BLOCKS:
+            parts.append("\n")
+        elif name in _CELLS:
+            parts.append(" ")
+        if node.child is not None:
+            stack.append(node.child)
+    return "".join(parts)
+
+
+def _is_hidden(node: LexborNode, chrome: bool) -> bool:
+    attributes = node.attributes
+    if not attributes:
+        return False
+    style = (attributes.get("style") or "").replace(" ", "").lower()
+    if "hidden" in attributes or "display:none" in style:
+        return True
+    return not chrome and _CHROME_CLASSES.search(attributes.get("class") or "") is not None

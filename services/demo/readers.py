@@ -1,0 +1,136 @@
+"""Simulated readers: they look at predictions over REST and say what the commodity desk would say.
+
+Some texts are set aside before anyone acts: they and their copies are never read. Of the rest, readers review the whole
+random share (confirming as well as correcting), and elsewhere correct most of the mistakes they meet.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
+from typing import Any, Final
+
+import httpx
+import msgspec
+
+from services.stream.events import in_holdout
+
+SET_ASIDE: Final = 0.25
+"""Share of the labelled texts that only measure."""
+NOTICED: Final = 0.9
+"""Share of mistakes, outside the random share, that a reader bothers to correct."""
+SLIPS: Final = 0.02
+"""Share of a reader's own answers that are wrong."""
+READERS: Final = ("ana", "bo", "chen")
+LABELS: Final = ("negative", "neutral", "positive")
+
+
+class Labelled(msgspec.Struct, frozen=True):
+    """What a reader knows of one text. `copy_of` names the text it is a copy of."""
+
+    id: str
+    part: str
+    kind: str
+    expect: str
+    label: str | None = None
+    copy_of: str | None = None
+
+    @property
+    def story(self) -> str:
+        """The id shared by a text and all its copies."""
+        return self.copy_of or self.id
+
+
+def lines(name: str) -> list[str]:
+    """The lines of one of the demo's files."""
+    return (files("services.demo") / name).read_text(encoding="utf-8").splitlines()
+
+
+def labels() -> dict[str, Labelled]:
+    """Labels by the text's own id."""
+    found = (msgspec.json.decode(line, type=Labelled) for line in lines("labels.jsonl"))
+    return {label.id: label for label in found}
+
+
+def set_aside(known: Mapping[str, Labelled], seed: int) -> frozenset[str]:
+    """Stories that only measure: chosen by seed among those that carry a label."""
+    stories = sorted({label.story for label in known.values() if label.label})
+    return frozenset(random.Random(seed).sample(stories, int(SET_ASIDE * len(stories))))  # noqa: S311 (a simulation)
+
+
+class Gateway:
+    """The REST calls a reader makes."""
+
+    def __init__(self, address: str) -> None:
+        self._client = httpx.Client(base_url=address, timeout=30.0)
+
+    def predictions(self) -> Iterator[dict[str, Any]]:
+        """All predictions with their texts, newest first, page by page."""
+        cursor: str | None = None
+        while True:
+            parameters = {"limit": "500"} | ({"cursor": cursor} if cursor else {})
+            page = self._get("/v1/predictions", parameters)
+            yield from page["predictions"]
+            cursor = page.get("next")
+            if cursor is None:
+                return
+
+    def feedback(self, prediction: Mapping[str, Any], label: str, annotator: str, sampled: bool) -> None:
+        """Say what a prediction should have been, or that it is right."""
+        body = {
+            "prediction_id": prediction["prediction_id"],
+            "text_id": prediction["text_id"],
+            "label": label,
+            "annotator": annotator,
+            "sampled": sampled,
+        }
+        self._client.post("/v1/feedback", json=body).raise_for_status()
+
+    def score(self, texts: Sequence[str]) -> dict[str, Any]:
+        """Score now."""
+        response = self._client.post("/v1/score", json={"texts": list(texts)})
+        response.raise_for_status()
+        found: dict[str, Any] = response.json()
+        return found
+
+    def _get(self, path: str, parameters: Mapping[str, str]) -> dict[str, Any]:
+        response = self._client.get(path, params=dict(parameters))
+        response.raise_for_status()
+        found: dict[str, Any] = response.json()
+        return found
+
+
+def read(
+    gateway: Gateway,
+    predictions: Sequence[Mapping[str, Any]],
+    known: Mapping[str, Labelled],
+    aside: frozenset[str],
+    seed: int,
+) -> tuple[int, int]:
+    """Let the readers act on `predictions`; how many corrections and confirmations they gave."""
+    rng = random.Random(seed + 1)  # noqa: S311 (a simulation)
+    corrections = confirmations = 0
+    for prediction in rng.sample(list(predictions), len(predictions)):
+        label = known.get(prediction.get("external_id") or "")
+        if label is None or label.label is None or label.story in aside:
+            continue
+        said = rng.choice(LABELS) if rng.random() < SLIPS else label.label
+        sampled = in_holdout(prediction["cluster"])
+        wrong = said != prediction["label"]
+        if not sampled and not (wrong and rng.random() < NOTICED):
+            continue
+        gateway.feedback(prediction, said, rng.choice(READERS), sampled)
+        corrections += wrong
+        confirmations += not wrong
+    return corrections, confirmations
+
+
+def raw_lines(known: Mapping[str, Labelled], late: frozenset[str]) -> tuple[str, str]:
+    """The stream as JSON lines: what comes first, and the stories in `late`, which come after the promotion."""
+    first, after = [], []
+    for line in lines("stream.jsonl"):
+        story = known[json.loads(line)["id"]].story
+        (after if story in late else first).append(line)
+    return "\n".join(first) + "\n", "\n".join(after) + "\n"

@@ -1,0 +1,44 @@
+"""What ingest puts on the bus: a text on `texts.raw`, or what could not be read as one on its dead-letter topic."""
+
+from __future__ import annotations
+
+import json
+from typing import Final, NamedTuple
+
+from services.stream.bus import Outgoing
+from services.stream.events import RawText, derived_id, encode, text_id
+from services.stream.topics import MAX_DEAD_BYTES, MAX_EVENT_BYTES, RAW, dead
+
+GROUP: Final = "ingest"
+"""The `group` header of our dead letters, by which the account of texts tells them from those of `clean`."""
+
+MAX_DETAIL_CHARS: Final = 1_000
+
+
+class Problem(NamedTuple):
+    """What could not be read as a text: a word for machines, a sentence for people, and the bytes as they came."""
+
+    reason: str
+    detail: str
+    raw: bytes
+
+
+def outgoing(item: RawText | Problem, origin: str) -> Outgoing:
+    """The event for `item`, which stood at `origin` (`file:line`)."""
+    if isinstance(item, Problem):
+        return _dead_letter(item, origin)
+    value = encode(item)
+    if len(value) > MAX_EVENT_BYTES:
+        return _dead_letter(Problem("oversize", f"{len(value):,} bytes; a text may have {MAX_EVENT_BYTES:,}", value), origin)
+    return Outgoing(RAW, text_id(item).encode(), value)
+
+
+def _dead_letter(problem: Problem, origin: str) -> Outgoing:
+    headers = (
+        ("reason", problem.reason.encode()),
+        ("detail", problem.detail[:MAX_DETAIL_CHARS].encode("utf-8", "replace")),
+        ("group", GROUP.encode()),
+        ("origin", json.dumps(origin).encode()),
+    )
+    room = MAX_DEAD_BYTES - sum(len(name) + len(value) for name, value in headers)
+    return Outgoing(dead(RAW), derived_id("problem", origin).encode(), problem.raw[:room], headers)

@@ -1,0 +1,135 @@
+"""20,000 texts at speed, twenty services killed with -9, Valkey wiped once: nothing lost, nothing twice, order kept."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from system.loop import Killer, TickerLoop
+from system.texts import Story, write
+
+COUNT = 20_000
+KILLS = 20
+SEED = 11
+
+
+class Outcome(NamedTuple):
+    """What a run left behind."""
+
+    scored: dict[str, tuple[Any, ...]]
+    windows: dict[tuple[str, int], tuple[Any, ...]]
+    status: dict[str, Any]
+    order: list[tuple[int, int, int]]
+    killed: list[str]
+
+
+@pytest.fixture(scope="module")
+def stream(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Story]]:
+    path = tmp_path_factory.mktemp("texts") / "texts.jsonl"
+    start = (int(time.time()) // 60 - 10) * 60_000
+    return path, write(path, COUNT, SEED, start)
+
+
+@pytest.fixture(scope="module", params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
+def bus(request: pytest.FixtureRequest) -> Iterator[str]:
+    if request.param == "embedded":
+        yield "embedded"
+    else:
+        yield f"kafka://{request.getfixturevalue('kafka_broker')}"
+
+
+def _run(path: Path, data: Path, bus: str, seed: int | None) -> Outcome:
+    settings = {"TICKERLOOP_DEPLOYMENT": f"t{abs(hash(str(data))) % 10**8}"}
+    with TickerLoop(data, bus, settings) as loop:
+        feeding = loop.start("ingest", str(path))
+        killer = Killer(loop, seed or 0)
+        if seed is not None:
+            for number in range(KILLS):
+                killer.pause(0.3, 2.0)
+                if feeding.poll() is None and killer.toss(0.3):
+                    feeding.kill()
+                    feeding.wait()
+                    killer.killed.append("ingest")
+                else:
+                    killer.strike()
+                if number == KILLS // 2:
+                    loop.wipe_valkey()
+                if feeding.poll() not in (None, 0):
+                    feeding = loop.start("ingest", str(path))
+        while feeding.wait(300) != 0:
+            feeding = loop.start("ingest", str(path))
+        loop.run("status", "--wait")
+        return _outcome(loop, killer.killed)
+
+
+def _outcome(loop: TickerLoop, killed: list[str]) -> Outcome:
+    deadline = time.monotonic() + 60
+    windows: list[tuple[Any, ...]] = []
+    while time.monotonic() < deadline:  # the monitor is a group of its own; wait until its sums stand still
+        now = loop.rows("SELECT ticker, start, n, negative, neutral, positive, sentiment FROM window_minute")
+        if now == windows and now:
+            break
+        windows = now
+        time.sleep(3)
+    scored = loop.rows(
+        "SELECT t.external_id, p.label, p.positive - p.negative, p.tickers, p.model, p.epoch"
+        " FROM prediction p JOIN text t USING (text_id)"
+    )
+    order = loop.rows("SELECT origin_partition, origin_offset, position FROM prediction ORDER BY position")
+    status = loop.status()
+    return Outcome(
+        {row[0]: row[1:] for row in scored}, {(w[0], w[1]): w[2:] for w in windows}, status, order, killed
+    )
+
+
+@pytest.mark.system
+@pytest.mark.timeout(1500)
+def test_kills_change_nothing(bus: str, stream: tuple[Path, dict[str, Story]], tmp_path: Path) -> None:
+    path, stories = stream
+    calm = _run(path, tmp_path / "calm", bus, None)
+    wild = _run(path, tmp_path / "wild", bus, SEED)
+    assert len(wild.killed) >= KILLS
+    for outcome in (calm, wild):
+        _accounted(outcome, stories)
+        _in_order(outcome)
+    _equal(calm, wild, stories)
+
+
+def _accounted(outcome: Outcome, stories: dict[str, Story]) -> None:
+    sent = Counter(fate for story in stories.values() for fate in (story.fate,) for _ in story.ids)
+    scored = sum(story.fate == "scored" for story in stories.values())
+    account = outcome.status["account"]
+    assert account["taken"] == sum(sent.values())
+    assert account["scored"] == scored
+    assert account["rejected"] == sent["rejected"]
+    assert account["dead"] == sent["dead"]
+    assert account["duplicate"] == sent["scored"] - scored
+    assert outcome.status["waiting"] == 0
+    members = {i: name for name, story in stories.items() for i in story.ids}
+    once = Counter(members[i] for i in outcome.scored)
+    assert set(once.values()) == {1}, "of a cluster of copies exactly one is scored"
+    assert once.keys() == {name for name, story in stories.items() if story.fate == "scored"}
+
+
+def _in_order(outcome: Outcome) -> None:
+    last: dict[int, int] = defaultdict(lambda: -1)
+    for partition, offset, _ in outcome.order:
+        assert offset > last[partition], f"partition {partition}: {offset} stored after {last[partition]}"
+        last[partition] = offset
+
+
+def _equal(calm: Outcome, wild: Outcome, stories: dict[str, Story]) -> None:
+    members = {i: name for name, story in stories.items() for i in story.ids}
+    by_story = [{members[i]: row for i, row in outcome.scored.items()} for outcome in (calm, wild)]
+    for name, row in by_story[0].items():
+        other = by_story[1][name]
+        assert row[0] == other[0] and row[2:] == other[2:], name
+        assert row[1] == pytest.approx(other[1], abs=1e-3)
+    assert calm.windows.keys() == wild.windows.keys()
+    for key, window in calm.windows.items():
+        assert window[:4] == wild.windows[key][:4]
+        assert window[4] == pytest.approx(wild.windows[key][4], abs=1e-3)
