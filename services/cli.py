@@ -191,6 +191,19 @@ def _print_status(found: Any) -> None:
         console.print(f"[red]{group} has tripped:[/red] {reason}; when mended: tickerloop dlq resume {group}")
 
 
+@main.command()
+@click.argument("service", type=click.Choice(sorted(ENTRIES)))
+@click.option("--slot", default=0, show_default=True)
+def health(service: str, slot: int) -> None:
+    """Exit 0 if SERVICE has beaten lately; for container health checks."""
+    from services.status import services
+
+    with database() as cursor:
+        found = [s for s in services(cursor) if (s.name, s.slot) == (service, slot)]
+    click.echo(found[0].state if found else "never seen")
+    sys.exit(not (found and found[0].alive and found[0].state != "starting"))
+
+
 @main.group()
 def dlq() -> None:
     """Dead letters: events that could not be processed, as they came, with the reason."""

@@ -8,6 +8,7 @@ from contextlib import closing
 from typing import Final
 
 import msgspec
+from psycopg2.extensions import cursor as Cursor
 
 from services import store
 from services.runtime import now_ms
@@ -99,15 +100,20 @@ def collect(settings: Settings) -> Status:
         cursor.execute("SELECT topic, reason, n FROM tally")
         counted = account({(topic, reason): n for topic, reason, n in cursor.fetchall()})
         champion = registry.champion(cursor)
-        cursor.execute("SELECT name, slot, pid, state, beat, address, detail FROM service ORDER BY name, slot")
-        now = now_ms()
-        services = [
-            Service(name, slot, pid, state, now - beat < ALIVE_MS, address, detail)
-            for name, slot, pid, state, beat, address, detail in cursor.fetchall()
-        ]
+        found = services(cursor)
         cursor.execute("SELECT grp, reason FROM trip")
         trips = dict(cursor.fetchall())
-    return Status(counted, counted.waiting, champion, lags, dead_letters, services, trips)
+    return Status(counted, counted.waiting, champion, lags, dead_letters, found, trips)
+
+
+def services(cursor: Cursor) -> list[Service]:
+    """Each process that has announced itself; alive if it beat within `ALIVE_MS`."""
+    cursor.execute("SELECT name, slot, pid, state, beat, address, detail FROM service ORDER BY name, slot")
+    now = now_ms()
+    return [
+        Service(name, slot, pid, state, now - beat < ALIVE_MS, address, detail)
+        for name, slot, pid, state, beat, address, detail in cursor.fetchall()
+    ]
 
 
 def lag(bus: Bus, groups: dict[str, tuple[str, ...]]) -> list[Lag]:

@@ -1,9 +1,9 @@
-'''Sources → `texts.raw`: files (`tickerloop ingest`), feeds (the service `feeds`), and anything that speaks Kafka.
+"""Sources → `texts.raw`: files (`tickerloop ingest`), feeds (the service `feeds`), and anything that speaks Kafka.
 
 A crawler of yours needs nothing of this package: any Kafka client may write plain JSON to `texts.raw`. Only `text` is
-required (`schemas/events/`); a `source` and the source's own `id` make a text sent twice a duplicate instead of a second
-text. Key and partition are free, since `clean` validates every event and gives it its id; what isn't valid goes, as it came,
-to `texts.raw.dead`.
+required (`schemas/events/`); a `source` and the source's own `id` make a text sent twice a duplicate instead of a
+second text. Key and partition are free, since `clean` validates every event and gives it its id; what isn't valid goes,
+as it came, to `texts.raw.dead`.
 
     from kafka import KafkaProducer
     import json
@@ -22,6 +22,7 @@ to `texts.raw.dead`.
     )
     producer.flush()
 
-Inside this package: `files` and `readers` turn bytes into texts, `cursor` remembers where a file was left, `command` and
-`cli` are the command; `guard` and `fetch` reach hosts nobody vouches for, `robots`, `entries` and `feeds` are the poller.
-'''
+Inside this package: `files`, `lines`, `readers` and `parquet` turn bytes into texts, `cursor` remembers where a file was
+left, `batches`, `writer`, `command` and `cli` are the command; `guard` and `fetch` reach hosts nobody vouches for,
+`robots`, `entries`, `polling` and `feeds` are the poller.
+"""

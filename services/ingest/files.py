@@ -58,17 +58,21 @@ def format_of(path: str) -> Format:
     return ENDINGS[endings[-1]]
 
 
-def open_source(
-    path: str, kind: Format, source: str, wanted: Wanted, start: Place, held: ExitStack, stdin: BinaryIO | None = None
-) -> Opened:
-    """Open `path` and begin at `start`; `held` closes what was opened. Nothing is read before the first item is asked for.
+def is_pipe(path: str) -> bool:
+    """Whether what is read there is gone once it is read: there is no place to go on from."""
+    return path == STDIN or not Path(path).is_file()
+
+
+def open_source(path: str, kind: Format, source: str, wanted: Wanted, start: Place, held: ExitStack) -> Opened:
+    """Open `path` and begin at `start`; `held` closes what was opened.
 
     Raises:
         Misconfigured: the file can't be opened or isn't what `kind` says.
     """
     try:
-        raw = (stdin or sys.stdin.buffer) if path == STDIN else held.enter_context(Path(path).open("rb"))
-        size = 0 if path == STDIN else Path(path).stat().st_size
+        file = Path(path)
+        raw = sys.stdin.buffer if path == STDIN else held.enter_context(file.open("rb", SAMPLE_BYTES))
+        size = 0 if is_pipe(path) else file.stat().st_size
         stream = _unpacked(raw)
         if kind == "parquet":
             return _parquet(held.enter_context(_seekable(stream)), source, wanted, start)
@@ -115,5 +119,5 @@ def _items(stream: io.BufferedReader, kind: Format, source: str, wanted: Wanted,
 def _guarded(items: Iterator[Item]) -> Iterator[Item]:
     try:
         yield from items
-    except GZIP_ERRORS as error:
-        raise Misconfigured(f"the gzip data is damaged or cut short: {error}") from None
+    except (OSError, *GZIP_ERRORS) as error:
+        raise Misconfigured(f"the file is damaged or cut short: {error}") from None

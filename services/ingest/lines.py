@@ -19,10 +19,15 @@ BOM: Final = b"\xef\xbb\xbf"
 
 
 class Place(NamedTuple):
-    """Where to go on: `at` is an offset in the decompressed bytes (Parquet: a row), `line` how many lines lie before."""
+    """Where to go on: `at` is an offset in the decompressed bytes (Parquet: a row), `line` how many lines lie before.
+
+    `half` marks the place before a last line that had no line end: should the file grow, the line is read again, since
+    it may have been half a line.
+    """
 
     at: int = 0
     line: int = 0
+    half: bool = False
 
 
 class Line(NamedTuple):
@@ -39,7 +44,7 @@ def lines(stream: io.BufferedReader, start: Place) -> Iterator[Line]:
     Raises:
         Misconfigured: the file is UTF-16, whose every line would be a problem.
     """
-    at, line = start
+    at, line, _ = start
     if at:
         stream.seek(at)
     else:
@@ -54,6 +59,8 @@ def lines(stream: io.BufferedReader, start: Place) -> Iterator[Line]:
         if not whole:
             at += _skip_line(stream)
         yield Line(raw, Place(at, line), whole)
+        if whole and not raw.endswith(b"\n"):
+            return  # the end, even if the file grows at this moment: what comes now would be the rest of this line
 
 
 def _skip_line(stream: io.BufferedReader) -> int:

@@ -1,4 +1,4 @@
-"""The reader for Parquet. A place is a row number: whole row groups before it are passed over by the file's metadata."""
+"""The reader for Parquet. A place is a row number; row groups before it are passed over by the file's metadata."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, BinaryIO, Final
 
 import msgspec
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
-from pyarrow import ArrowException  # type: ignore[import-untyped]
+from pyarrow import ArrowException
 
 from services.ingest.fields import Wanted, choose, item
 from services.ingest.lines import Place

@@ -1,7 +1,6 @@
 """Readers of text formats: bytes → (place, text or problem). Pure; a bad line is a problem, never an end.
 
-The place that comes with an item is where reading goes on once the item is published. After a last line without a line
-end it is the beginning of that line: if the file grows, the line may turn out to have been half a line.
+The place that comes with an item is where reading goes on once the item is published.
 """
 
 from __future__ import annotations
@@ -51,7 +50,9 @@ def _plain(line: Line, source: str) -> RawText | Problem:
 
 
 def _place(before: Place, line: Line) -> Place:
-    return line.after if line.raw.endswith(b"\n") or not line.whole else before
+    if line.raw.endswith(b"\n") or not line.whole:
+        return line.after
+    return before._replace(half=True)
 
 
 # ── JSON lines ──────────────────────────────────────────────────────────────────────────────────────────────────────

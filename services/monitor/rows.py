@@ -8,17 +8,21 @@ crash, a replay, or a worker that has lost its partition unawares.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
 from psycopg2.extensions import cursor as Cursor
 
 from services.monitor.windows import Folded, Progress, Rules, Sighting, Tally, Window, fold
 from services.stream.bus import Record
-from services.stream.events import Mention, decode
 from services.stream.errors import Rejected
+from services.stream.events import Mention, decode
 from services.stream.loop import Answer
 
+MAX_TICKER_CHARS: Final = 100
+"""Tickers are a key: PostgreSQL's indexes take 2,700 bytes."""
+
 _PROGRESS = "SELECT partition, seen, watermark FROM monitor_partition WHERE source = %s AND partition = ANY(%s)"
-# A row of its own first, so that there is something to lock; partitions in one order, so that two workers can't deadlock.
+# A row first, so that there is something to lock; partitions in one order, so that two workers can't deadlock.
 _NEW = """
 INSERT INTO monitor_partition (source, partition, seen, watermark)
 SELECT %s, v, -1, 0 FROM unnest(%s::int[]) AS v ORDER BY v ON CONFLICT DO NOTHING
@@ -78,8 +82,8 @@ def mention_of(record: Record) -> Mention | Rejected:
         mention = decode(Mention, record.value)
     except Rejected as rejected:
         return rejected
-    if "\0" in mention.ticker:
-        return Rejected("invalid", "a NUL character in the ticker")
+    if "\0" in mention.ticker or not 0 < len(mention.ticker) <= MAX_TICKER_CHARS:
+        return Rejected("invalid", f"a ticker is 1 to {MAX_TICKER_CHARS} characters, none of them NUL")
     if record.key != mention.ticker.encode():
         return Rejected("key", f"{record.key[:100]!r} is not the ticker {mention.ticker[:100]!r}")
     return mention

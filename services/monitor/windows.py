@@ -24,7 +24,7 @@ from services.stream.events import Mention
 
 WINDOW_MS: Final = 60_000
 MICROS: Final = 1_000_000
-"""Sentiments are summed as integer millionths: the sum doesn't depend on the order, and is off by 5e-7 a mention at most."""
+"""Sentiments are summed as integer millionths: their sum doesn't depend on the order, and is off by 5e-7 a mention."""
 
 
 class Rules(Struct, frozen=True, kw_only=True):

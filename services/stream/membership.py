@@ -165,8 +165,9 @@ class Member:
                 return
             # A statement of its own: a snapshot taken together with the lock would predate the last owner's commit.
             cursor.execute(
-                "INSERT INTO log.position (grp, topic, partition, generation) VALUES (%s, %s, %s, 1)"
-                " ON CONFLICT (grp, topic, partition) DO UPDATE SET generation = position.generation + 1"
+                "INSERT INTO log.position AS p (grp, topic, partition, position, generation)"
+                " SELECT %s, h.topic, h.partition, h.oldest, 1 FROM log.head h WHERE h.topic = %s AND h.partition = %s"
+                " ON CONFLICT (grp, topic, partition) DO UPDATE SET generation = p.generation + 1"
                 " RETURNING position, generation, mark",
                 (self.group, *place),
             )

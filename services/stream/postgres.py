@@ -95,11 +95,21 @@ class PostgresBus:
     def partitions(self, topic: str) -> int:
         """See `Bus`."""
         if topic not in self._counts:
-            rows = self._rows("SELECT topic, partitions FROM log.topic", ())
-            self._counts = {str(name): int(str(count)) for name, count in rows}
+            self._counts = self._count_partitions()
         if topic not in self._counts:
             raise Misconfigured(f"topic {topic} does not exist; `tickerloop up` or `tickerloop migrate` creates it")
         return self._counts[topic]
+
+    def _count_partitions(self) -> dict[str, int]:
+        # On a connection of its own: `write` may have a transaction open on ours.
+        connection = self._connect()
+        try:
+            with self._transaction(connection) as cursor:
+                cursor.execute("SELECT topic, partitions FROM log.topic")
+                return dict(cursor.fetchall())
+        finally:
+            with suppress_lost():
+                connection.close()
 
     def places(self, topics: Sequence[str]) -> list[TopicPartition]:
         """Every partition of `topics`."""
@@ -146,7 +156,6 @@ class PostgresBus:
             return
         self._notified.update(dict.fromkeys(topics, now))
         with suppress_lost(), connection.cursor() as cursor:
-            connection.autocommit = True
             cursor.execute("SELECT pg_notify(unnest(%s::text[]), '')", (topics,))
 
     # ── consuming ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -250,7 +259,10 @@ class PostgresBus:
 
 
 class _Transaction:
-    """A cursor in a transaction of its own; a broken connection is closed so that its owner opens another."""
+    """A cursor in a transaction of its own, on a connection that is otherwise in autocommit.
+
+    A connection that breaks is closed by it, so that its owner opens another.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -262,16 +274,21 @@ class _Transaction:
             return self._cursor
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        del trace
-        if error is None:
-            with mapped():
-                self._connection.commit()
-            return
-        with suppress_lost():
-            self._connection.rollback()
-        if isinstance(error, psycopg2.Error):
-            with mapped():
-                raise error
+        del kind, trace
+        try:
+            if error is None:
+                with mapped():
+                    self._connection.commit()
+                return
+            with suppress_lost():
+                self._connection.rollback()
+            if isinstance(error, psycopg2.Error):
+                with mapped():
+                    raise error
+        finally:
+            # Else the next statement, of a share-out or a fetch, would open a transaction that nobody ends.
+            with suppress_lost():
+                self._connection.autocommit = True
 
 
 def append(cursor: Cursor, chunks: Sequence[Chunk]) -> list[tuple[TopicPartition, int]]:
@@ -377,7 +394,6 @@ class PostgresConsumer:
         first = self._turn % len(order)  # another partition leads each time, so that a full one can't starve the rest
         positions = {place: leases[place].position for place in order[first:] + order[:first]}
         with mapped(), member.connection.cursor() as cursor:
-            member.connection.autocommit = True
             records = fetch(cursor, positions, self._max)
         if not records:
             return None

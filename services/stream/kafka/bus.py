@@ -174,11 +174,12 @@ class KafkaBus:
             return positions.read(cursor, topic, topic_id)
 
     def seek(self, group: str, positions: Mapping[TopicPartition, int]) -> None:
-        """See `Bus`. Marks stay. A transforming group's live members refuse, a sinking group's are fenced.
+        """See `Bus`. Marks stay.
 
         Raises:
-            Transient: a transforming group has live members.
+            Transient: the group has live members; a killed one counts until its session runs out.
         """
+        self._cluster.must_be_stopped(self._named(group))
         for topic in sorted({place.topic for place in positions}):
             wanted = {place: at for place, at in positions.items() if place.topic == topic}
             if self._sunk(group, topic):

@@ -174,6 +174,16 @@ def is_fenced(member: Any) -> bool:
     return bool(coordinator.stable() and not coordinator.rejoin_needed and not coordinator._heartbeat_enabled)
 
 
+def beat(member: Any) -> None:
+    """Ask the group now whether this member is still who it thinks.
+
+    Raises:
+        KafkaError: FencedInstanceIdError, RebalanceInProgressError, UnknownMemberIdError...
+    """
+    coordinator = member._coordinator
+    coordinator._net.run(coordinator._send_heartbeat_request)
+
+
 class Watch(ConsumerRebalanceListener):  # type: ignore[misc]
     """Tells of a new assignment. Runs on the client's own thread, while the caller waits inside `poll`."""
 

@@ -149,17 +149,23 @@ class Cluster:
         found = self._ask(lambda admin: admin.list_group_offsets(wanted)[group])
         return {TopicPartition(*k): (v.offset, v.metadata or "") for k, v in found.items() if v.offset >= 0}
 
+    def must_be_stopped(self, group: str) -> None:
+        """Refuse what may only be done to a group without members.
+
+        Raises:
+            Transient: the group has live members; a killed one counts until its session runs out.
+        """
+        if self._ask(lambda admin: admin.describe_groups([group])[group]["members"]):
+            raise Transient(f"group {group} has live members: stop them first")
+
     def move(self, group: str, positions: Mapping[TopicPartition, tuple[int, str]]) -> None:
         """Set the positions of a group without members.
 
         Raises:
-            Transient: the group has live members.
+            Fenced: a member has joined since.
         """
         offsets = offsets_of(positions)
-        answers = self._ask(lambda admin: set(admin.alter_group_offsets(group, offsets).values())) - {kinds.NoError}
-        if answers & {kinds.UnknownMemberIdError, kinds.NonEmptyGroupError, kinds.RebalanceInProgressError}:
-            raise Transient(f"group {group} has live members: stop them first")
-        for kind in answers:
+        for kind in self._ask(lambda admin: set(admin.alter_group_offsets(group, offsets).values())) - {kinds.NoError}:
             raise translated(kind(group))
 
     def leave(self, group: str, member_id: str, instance: str) -> None:

@@ -102,7 +102,8 @@ class GroupConsumer:
 
     def keep(self) -> None:
         """See `Consumer`."""
-        self._joined().keep()
+        if self._member is not None:
+            self._member.keep()
 
     def owned(self) -> Mapping[TopicPartition, str]:
         """See `Consumer`."""
@@ -126,6 +127,8 @@ class Transformer(GroupConsumer):
 
     def _ready(self) -> Transactions:
         if self._transactions is None or not self._transactions.usable:
+            # A member whose slot was taken while it was stopped must not fence its successor's producer.
+            self._joined().confirm()
             self._transactions = Transactions(self._service.bootstrap, self._who.slot)
         return self._transactions
 

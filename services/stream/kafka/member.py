@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from services.stream.bus import TopicPartition
-from services.stream.errors import SlotTaken, Truncated
+from services.stream.errors import Fenced, SlotTaken, Transient, Truncated
 from services.stream.kafka import client
 from services.stream.kafka.client import kinds, mapped, place_of
 from services.stream.kafka.cluster import Cluster
@@ -100,7 +101,7 @@ class Member:
             try:
                 oldest = self._client.beginning_offsets([place_of(place) for place in places], timeout_ms=LOOK_UP_MS)
                 found = self._locate(self._client, places)
-            except kinds.KafkaTimeoutError:
+            except (kinds.KafkaTimeoutError, Fenced):
                 return
         for place in places:
             position, mark = found.get(place, (oldest[place_of(place)], ""))
@@ -136,17 +137,27 @@ class Member:
         self.leases.clear()
         self._held.clear()
 
-    def keep(self) -> None:
-        """Take part in the group without fetching."""
-        reading = [place_of(place) for place in self.leases]
+    def confirm(self) -> None:
+        """Ask the group whether this member still belongs to it.
+
+        Raises:
+            SlotTaken: another process has joined under the same static id.
+            Fenced: it must join again.
+        """
         with mapped():
-            self._client.pause(*reading)
+            client.beat(self._client)
+
+    def keep(self) -> None:
+        """Take part in the group without fetching. A broker that is away is the next poll's to tell."""
+        self._client.pause(*map(place_of, self.leases))
+        with suppress(Transient), mapped():
             self._client.poll(timeout_ms=0)
-        self._client.resume(*(place_of(place) for place in self.leases))
+        self._client.resume(*map(place_of, self.leases))
 
     def close(self, cluster: Cluster) -> None:
         """Leave at once."""
         membership = self._client.group_metadata()
-        self._client.close(timeout_ms=LOOK_UP_MS)
+        with suppress(Transient), mapped():
+            self._client.close(timeout_ms=LOOK_UP_MS)
         if membership.member_id:
             cluster.leave(self._group, membership.member_id, self._instance)

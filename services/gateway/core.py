@@ -1,0 +1,110 @@
+"""What every route needs: one object per process, reached through the request."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+import msgspec
+import redis
+import redis.asyncio
+from litestar import Request
+from litestar.connection import ASGIConnection
+from litestar.datastructures import State
+from litestar.exceptions import SerializationException
+from litestar.handlers import BaseRouteHandler
+
+from services.gateway.acceptor import Acceptor
+from services.gateway.limits import Limiter, Limits
+from services.gateway.pool import Pool
+from services.gateway.problems import Problem, malformed
+from services.gateway.scorers import Scorers
+from services.gateway.tail import Tail
+from services.runtime import Context
+from services.stream.bus import Bus
+from services.stream.errors import Fatal
+
+HISTORIES: Final = 4
+"""Streams that read history at a time, each with connections of its own: a thousand may come back at once."""
+
+
+class Gateway:
+    """Built inside the event loop; `start` and `stop` frame its life."""
+
+    def __init__(self, context: Context, limits: Limits, acceptor_bus: Bus) -> None:
+        self.context, self.settings, self.limits = context, context.settings, limits
+        self.connect = context.connect
+        self.pool = Pool(context.connect)
+        self.acceptor = Acceptor(acceptor_bus, limits, self.fail)
+        self.tail = Tail(context.bus, context.connect, self.fail)
+        self.limiter = Limiter(limits, self.settings.redis)
+        self.scorers = Scorers(self.pool)
+        self.catching_up = asyncio.Semaphore(HISTORIES)
+        self.cache: redis.asyncio.Redis | None = None
+        if self.settings.redis:
+            self.cache = redis.asyncio.Redis.from_url(
+                self.settings.redis, socket_timeout=0.5, socket_connect_timeout=0.5
+            )
+        self.failure: Fatal | None = None
+        self.stopping = False
+
+    def open_bus(self) -> Bus:
+        """A bus for the calling thread alone."""
+        return self.context.bus()
+
+    def fail(self, error: Fatal) -> None:
+        """End this process: the server stops at its next tick and `serve` raises."""
+        self.failure = self.failure or error
+
+    def start(self) -> None:
+        """Start the threads."""
+        self.acceptor.start()
+        self.tail.start()
+
+    async def stop(self) -> None:
+        """End the threads, after what was accepted is published, and free every connection."""
+        await self.tail.stop()
+        await asyncio.to_thread(self.acceptor.stop)
+        await asyncio.to_thread(self.pool.close)
+        await self.scorers.close()
+        await self.limiter.close()
+        if self.cache is not None:
+            await self.cache.aclose()  # type: ignore[attr-defined]
+
+
+class SafeRequest(Request[Any, Any, State]):
+    """A request whose body can't make the parser fail in a way that isn't the client's 400."""
+
+    async def json(self) -> Any:
+        """The body.
+
+        Raises:
+            Problem: 400, not UTF-8, not JSON or nested too deeply.
+        """
+        try:
+            return await super().json()
+        except (SerializationException, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise malformed(f"not JSON in UTF-8: {error.__cause__ or error}") from None
+
+
+def gateway_of(connection: ASGIConnection[Any, Any, Any, State]) -> Gateway:
+    """The process's gateway."""
+    gateway: Gateway = connection.app.state.gateway
+    return gateway
+
+
+async def charge(connection: ASGIConnection[Any, Any, Any, State], cost: int) -> None:
+    """Count `cost` against the client's allowance.
+
+    Raises:
+        Problem: 429, with the time to wait.
+    """
+    client = connection.client.host if connection.client else "unknown"
+    wait = await gateway_of(connection).limiter.take(client, cost)
+    if wait > 0:
+        raise Problem(429, "rate-limited", "this client sends more than it may", retry_after=wait)
+
+
+async def limited(connection: ASGIConnection[Any, Any, Any, State], _: BaseRouteHandler) -> None:
+    """Guard: each request costs one; a batch of texts costs its items beside."""
+    await charge(connection, 1)

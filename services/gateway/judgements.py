@@ -1,0 +1,91 @@
+"""POST /v1/feedback: a person's word on a prediction."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from litestar import post
+from litestar.params import Parameter
+from msgspec import Meta
+
+from services.gateway import queries
+from services.gateway.core import SafeRequest, gateway_of
+from services.gateway.problems import SPECS, Problem, invalid, no_nul
+from services.runtime import now_ms
+from services.stream import topics
+from services.stream.bus import Outgoing
+from services.stream.events import Feedback, FeedbackKind, Label, Name, ShortText, derived_id, encode
+
+_Id = Annotated[str, Meta(min_length=1, max_length=200)]
+
+
+class FeedbackRequest(msgspec.Struct, frozen=True):
+    """`annotator` is a pseudonym. `text_id` and `kind` are needed only for a prediction so new that it isn't stored yet."""
+
+    prediction_id: _Id
+    label: Label
+    annotator: Name
+    kind: FeedbackKind | None = None
+    comment: ShortText | None = None
+    sampled: bool = False
+    """The text was shown because it was drawn at random, not chosen by anyone."""
+    text_id: _Id | None = None
+    key: Annotated[str, Meta(min_length=1, max_length=500)] | None = None
+    """As the header Idempotency-Key: what is sent twice under one key counts once."""
+
+
+class FeedbackAnswer(msgspec.Struct, frozen=True):
+    """Durable."""
+
+    feedback_id: str
+    kind: FeedbackKind
+
+
+@post("/v1/feedback", status_code=202, responses=SPECS, tags=["feedback"])
+async def post_feedback(
+    request: SafeRequest,
+    data: FeedbackRequest,
+    idempotency_key: Annotated[str | None, Parameter(header="Idempotency-Key", min_length=1, max_length=500)] = None,
+) -> FeedbackAnswer:
+    """Confirm or correct a prediction. Answers once it is durable; sent twice, it counts once."""
+    no_nul(**{name: getattr(data, name) for name in ("prediction_id", "annotator", "comment", "text_id", "key")})
+    gateway = gateway_of(request)
+    stored = await gateway.pool.read(lambda cursor: queries.prediction(cursor, data.prediction_id))
+    text_id, kind = _of_stored(data, stored) if stored is not None else _of_new(data)
+    key = idempotency_key or data.key
+    identity = (key,) if key else (data.prediction_id, data.annotator, data.label)
+    event = Feedback(
+        feedback_id=derived_id("feedback", *identity),
+        prediction_id=data.prediction_id,
+        text_id=text_id,
+        kind=kind,
+        label=data.label,
+        annotator=data.annotator,
+        comment=data.comment,
+        sampled=data.sampled,
+        given=now_ms(),
+    )
+    await gateway.acceptor.publish([Outgoing(topics.FEEDBACK, text_id.encode(), encode(event))])
+    return FeedbackAnswer(event.feedback_id, kind)
+
+
+def _of_stored(data: FeedbackRequest, stored: queries.PredictionView) -> tuple[str, FeedbackKind]:
+    if data.text_id is not None and data.text_id != stored.text_id:
+        raise invalid("text_id", "the prediction is of another text")
+    kind: FeedbackKind = "confirmation" if data.label == stored.label else "correction"
+    if data.kind is not None and data.kind != kind:
+        raise invalid("kind", f"the prediction says {stored.label}: {data.label} is a {kind}")
+    return stored.text_id, kind
+
+
+def _of_new(data: FeedbackRequest) -> tuple[str, FeedbackKind]:
+    if data.text_id is None:
+        raise Problem(
+            404,
+            "not-found",
+            "no such prediction is stored; if it has just come by the live stream, send its text_id and a kind too",
+        )
+    if data.kind is None:
+        raise invalid("kind", "the prediction isn't stored yet: say whether this is a correction or a confirmation")
+    return data.text_id, data.kind

@@ -1,0 +1,101 @@
+"""The registry over HTTP: GET /v1/models and /v1/ledger, promote and roll back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import closing
+from typing import Annotated, Any
+
+import msgspec
+from litestar import get, post
+from litestar.openapi import ResponseSpec
+from litestar.params import Parameter
+from msgspec import Meta
+
+from services.gateway.core import Gateway, SafeRequest, gateway_of
+from services.gateway.problems import MEDIA_TYPE, SPECS, Problem, ProblemBody, no_nul
+from services.stream.bus import Bus
+from services.stream.errors import Rejected
+from services.stream.events import ModelChange, Name, ShortText
+from services.trainer import registry
+from services.trainer.registry import LedgerRow, Version
+
+_Version = Annotated[str, Parameter(max_length=200)]
+_Epoch = Annotated[int, Meta(ge=0, le=2**53)]
+_CHANGES = {**SPECS, 409: ResponseSpec(ProblemBody, description="The champion has moved", media_type=MEDIA_TYPE)}
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """Who decides and why. `expected_epoch` is the champion's epoch that the decision was made on (0: none yet)."""
+
+    actor: Name
+    reason: Annotated[ShortText, Meta(min_length=1)]
+    expected_epoch: _Epoch
+
+
+class Promotion(Decision, frozen=True, kw_only=True):
+    """A promotion; `evidence` goes into the ledger as it is."""
+
+    evidence: dict[str, Any] = {}
+
+
+@get("/v1/models", responses=SPECS, tags=["models"])
+async def get_models(request: SafeRequest) -> list[Version]:
+    """Every registered model, newest first."""
+    return await gateway_of(request).pool.read(registry.versions)
+
+
+@get("/v1/models/{version:str}", responses=SPECS, tags=["models"])
+async def get_model(request: SafeRequest, version: _Version) -> Version:
+    """One model and its card."""
+    for found in await gateway_of(request).pool.read(registry.versions):
+        if found.version == version:
+            return found
+    raise Problem(404, "not-found", f"there is no model {version}")
+
+
+@get("/v1/ledger", responses=SPECS, tags=["models"])
+async def get_ledger(request: SafeRequest) -> list[LedgerRow]:
+    """Every decision, oldest first; each row carries the hash of the row before."""
+    return await gateway_of(request).pool.read(registry.ledger)
+
+
+@post("/v1/models/{version:str}/promote", status_code=200, responses=_CHANGES, tags=["models"])
+async def promote(request: SafeRequest, version: _Version, data: Promotion) -> ModelChange:
+    """Make a model the champion; the scorers swap to it between two batches."""
+    evidence = data.evidence
+    no_nul(version=version, actor=data.actor, reason=data.reason, evidence=msgspec.json.encode(evidence).decode())
+    return await _change(
+        gateway_of(request),
+        lambda bus: registry.promote(
+            bus, version, actor=data.actor, reason=data.reason, evidence=evidence, expected_epoch=data.expected_epoch
+        ),
+    )
+
+
+@post("/v1/models/rollback", status_code=200, responses=_CHANGES, tags=["models"])
+async def rollback(request: SafeRequest, data: Decision) -> ModelChange:
+    """Go back to the champion before this one."""
+    no_nul(actor=data.actor, reason=data.reason)
+    return await _change(
+        gateway_of(request),
+        lambda bus: registry.rollback(
+            bus, actor=data.actor, reason=data.reason, expected_epoch=data.expected_epoch
+        ),
+    )
+
+
+async def _change(gateway: Gateway, change: Callable[[Bus], ModelChange]) -> ModelChange:
+    def run() -> ModelChange:
+        with closing(gateway.open_bus()) as bus:
+            return change(bus)
+
+    try:
+        return await asyncio.to_thread(run)
+    except registry.Conflict as conflict:
+        raise Problem(409, "conflict", conflict.detail) from None
+    except Rejected as rejected:
+        if rejected.reason == "unknown":
+            raise Problem(404, "not-found", rejected.detail) from None
+        raise

@@ -1,0 +1,175 @@
+"""Every error as RFC 9457 problem details: `application/problem+json` with type, title, status, detail and fields."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any, Final, get_args
+
+from litestar import Request, Response
+from litestar.datastructures import State
+from litestar.exceptions import HTTPException, ValidationException
+from litestar.openapi import ResponseSpec
+from litestar.types import ExceptionHandlersMap
+from msgspec import Struct, field
+
+from services.stream.errors import Fatal, Rejected, Transient
+from services.stream.events import LABELS, FeedbackKind
+
+MEDIA_TYPE: Final = "application/problem+json"
+TYPE_PREFIX: Final = "urn:tickerloop:problem:"
+CHOICES: Final = {"label": ", ".join(LABELS), "kind": ", ".join(get_args(FeedbackKind))}
+"""msgspec says only that a value is not one of an enumeration; a person wants to know of which."""
+
+log = logging.getLogger(__name__)
+
+
+class FieldError(Struct, frozen=True, omit_defaults=True):
+    """What is wrong with one field; `source` is body, query, path or header."""
+
+    field: str
+    detail: str
+    source: str = "body"
+
+
+class ProblemBody(Struct, frozen=True, omit_defaults=True):
+    """RFC 9457 problem details."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: list[FieldError] = field(default_factory=list)
+    refused: list[Any] = field(default_factory=list)
+    """Of a batch none of which was taken: each item's reason."""
+
+
+class Problem(Exception):
+    """An answer that is an error. `kind` is a stable word for machines, `detail` a sentence for people."""
+
+    def __init__(
+        self,
+        status: int,
+        kind: str,
+        detail: str,
+        *,
+        errors: Sequence[FieldError] = (),
+        refused: Sequence[Any] = (),
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status, self.retry_after = status, retry_after
+        self.body = ProblemBody(
+            TYPE_PREFIX + kind, HTTPStatus(status).phrase, status, detail, list(errors), list(refused)
+        )
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Retry-After in whole seconds, at least one, where waiting helps."""
+        return {} if self.retry_after is None else {"Retry-After": str(max(1, math.ceil(self.retry_after)))}
+
+
+def invalid(name: str, detail: str, source: str = "body") -> Problem:
+    """422 for a body's field, 400 for one of the address or a header."""
+    status = HTTPStatus.UNPROCESSABLE_ENTITY if source == "body" else HTTPStatus.BAD_REQUEST
+    return Problem(status, "invalid", f"{name}: {detail}", errors=[FieldError(name, detail, source)])
+
+
+def malformed(detail: str) -> Problem:
+    """400 for a body that can't be read at all."""
+    return Problem(HTTPStatus.BAD_REQUEST, "malformed", detail)
+
+
+def unavailable(detail: str, retry_after: float = 1.0) -> Problem:
+    """503: the same request may succeed later."""
+    return Problem(HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", detail, retry_after=retry_after)
+
+
+def no_nul(**fields: str | None) -> None:
+    """Refuse the one character that PostgreSQL can't store.
+
+    Raises:
+        Problem: 422 naming the field.
+    """
+    for name, value in fields.items():
+        if value is not None and "\0" in value:
+            raise invalid(name, "holds a NUL character")
+
+
+SPECS: Final = {
+    400: ResponseSpec(ProblemBody, description="The request can't be read", media_type=MEDIA_TYPE),
+    422: ResponseSpec(ProblemBody, description="A field is not as it must be", media_type=MEDIA_TYPE),
+    429: ResponseSpec(ProblemBody, description="Too much at once; see Retry-After", media_type=MEDIA_TYPE),
+    503: ResponseSpec(ProblemBody, description="A server is away; see Retry-After", media_type=MEDIA_TYPE),
+}
+"""What any route may answer, for the OpenAPI document."""
+
+
+_Request = Request[Any, Any, State]
+_Response = Response[ProblemBody]
+
+
+def _answer(problem: Problem, headers: dict[str, str] | None = None) -> _Response:
+    return Response(
+        problem.body, status_code=problem.status, media_type=MEDIA_TYPE, headers=problem.headers | (headers or {})
+    )
+
+
+def _on_problem(_: _Request, error: Problem) -> _Response:
+    return _answer(error)
+
+
+def _on_validation(_: _Request, error: ValidationException) -> _Response:
+    errors = [_field_error(entry) for entry in error.extra or () if isinstance(entry, dict)]
+    in_body = any(entry.source == "body" for entry in errors)
+    status = HTTPStatus.UNPROCESSABLE_ENTITY if in_body else HTTPStatus.BAD_REQUEST
+    detail = "; ".join(f"{entry.field}: {entry.detail}" for entry in errors) or error.detail
+    return _answer(Problem(status, "invalid", detail, errors=errors))
+
+
+def _field_error(entry: dict[str, Any]) -> FieldError:
+    name, detail = str(entry.get("key", "")), str(entry["message"])
+    if detail.startswith("Invalid enum value") and name in CHOICES:
+        detail += f"; it takes {CHOICES[name]}"
+    source = entry.get("source", "query")
+    return FieldError("" if name == "data" else name, detail, str(getattr(source, "value", source)))
+
+
+def _on_http(_: _Request, error: HTTPException) -> _Response:
+    if error.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.error("%s", error)
+        return _answer(Problem(error.status_code, "internal", "an error of ours; it is in the gateway's log"))
+    kind = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
+    return _answer(Problem(error.status_code, kind, error.detail or kind), error.headers)
+
+
+def _on_transient(_: _Request, error: Transient) -> _Response:
+    log.warning("unavailable: %s", error)
+    return _answer(unavailable("the database or the log is away; try again"))
+
+
+def _on_rejected(_: _Request, error: Rejected) -> _Response:
+    return _answer(Problem(HTTPStatus.UNPROCESSABLE_ENTITY, error.reason, error.detail or error.reason))
+
+
+def _on_fatal(_: _Request, error: Fatal) -> _Response:
+    log.error("%s", error)
+    return _answer(unavailable("the gateway can't serve this now; its log says why", retry_after=10.0))
+
+
+def _on_defect(request: _Request, error: Exception) -> _Response:
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return _answer(Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "an error of ours; it is in the gateway's log"))
+
+
+HANDLERS: Final[ExceptionHandlersMap] = {
+    Problem: _on_problem,
+    ValidationException: _on_validation,
+    HTTPException: _on_http,
+    Transient: _on_transient,
+    Rejected: _on_rejected,
+    Fatal: _on_fatal,
+    Exception: _on_defect,
+}

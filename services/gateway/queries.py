@@ -1,0 +1,212 @@
+"""What the gateway reads from Postgres. Each function takes a cursor and is safe to run again."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from psycopg2.extensions import cursor as Cursor
+
+from services.gateway.problems import invalid
+from services.runtime import now_ms
+
+MINUTE_MS: Final = 60_000
+DAY_MS: Final = 24 * 60 * MINUTE_MS
+SCORER_ALIVE_MS: Final = 5_000
+REVIEW_FROM: Final = 5_000
+"""Reviews choose among this many of the newest predictions: recent enough to matter, few enough to sort."""
+
+_COLUMNS: Final = (
+    "p.prediction_id, p.text_id, p.cluster, p.label, ARRAY[p.negative, p.neutral, p.positive], p.model, p.epoch,"
+    " p.tickers, p.source, p.language, p.event_time, p.scored, p.truncated, t.body, t.url"
+)
+_FROM: Final = "FROM prediction p LEFT JOIN text t USING (text_id)"
+
+
+class PredictionView(msgspec.Struct, frozen=True, kw_only=True):
+    """A stored prediction; `text` is null where the text was erased. Times are ms since the epoch, UTC."""
+
+    prediction_id: str
+    text_id: str
+    cluster: str
+    label: str
+    probabilities: tuple[float, float, float]
+    """Negative, neutral, positive."""
+    sentiment: float
+    """P(positive) − P(negative)."""
+    model: str
+    epoch: int
+    tickers: list[str]
+    source: str
+    language: str
+    event_time: int
+    scored: int
+    truncated: bool
+    text: str | None
+    url: str | None
+
+
+class ReviewItem(msgspec.Struct, frozen=True):
+    """A prediction that a person's word would help; send `sampled` back with the feedback."""
+
+    sampled: bool
+    """Drawn at random (unbiased evidence) rather than for its uncertainty."""
+    prediction: PredictionView
+
+
+class Window(msgspec.Struct, frozen=True):
+    """One ticker's minute from `start` on; `sentiment` is the mean of P(positive) − P(negative)."""
+
+    start: int
+    n: int
+    negative: int
+    neutral: int
+    positive: int
+    sentiment: float
+    closed: bool
+    revision: int
+
+
+class Latest(msgspec.Struct, frozen=True):
+    """The newest sentiment of one ticker, by event time."""
+
+    prediction_id: str
+    label: str
+    sentiment: float
+    event_time: int
+    model: str
+    epoch: int
+
+
+class Filter(NamedTuple):
+    """Which predictions; None takes all. `before` is a page's cursor."""
+
+    ticker: str | None = None
+    source: str | None = None
+    label: str | None = None
+    text_id: str | None = None
+    start: int | None = None
+    end: int | None = None
+    before: tuple[int, str] | None = None
+
+
+def encode_cursor(view: PredictionView) -> str:
+    """Where the next page starts: after `view`, in the order (event time, id)."""
+    return base64.urlsafe_b64encode(msgspec.json.encode((view.event_time, view.prediction_id))).decode().rstrip("=")
+
+
+def decode_cursor(cursor: str) -> tuple[int, str]:
+    """The inverse of `encode_cursor`.
+
+    Raises:
+        Problem: 400, it isn't one of ours.
+    """
+    try:
+        raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        return msgspec.json.decode(raw, type=tuple[int, str])
+    except (binascii.Error, ValueError, msgspec.MsgspecError):
+        raise invalid("cursor", "not a cursor of this listing; take `next` of the page before", "query") from None
+
+
+def prediction(cursor: Cursor, prediction_id: str) -> PredictionView | None:
+    """One prediction, if stored."""
+    cursor.execute(f"SELECT {_COLUMNS} {_FROM} WHERE p.prediction_id = %s", (prediction_id,))  # noqa: S608 (constants)
+    row = cursor.fetchone()
+    return _view(row) if row else None
+
+
+def predictions(cursor: Cursor, wanted: Filter, limit: int) -> list[PredictionView]:
+    """Newest first by (event time, id), by keyset: rows that arrive meanwhile can't shift what is left to read."""
+    conditions = {
+        "p.tickers && %s": [wanted.ticker, wanted.ticker.upper()] if wanted.ticker else None,
+        "p.source = %s": wanted.source,
+        "p.label = %s": wanted.label,
+        "p.text_id = %s": wanted.text_id,
+        "p.event_time >= %s": wanted.start,
+        "p.event_time < %s": wanted.end,
+        "(p.event_time, p.prediction_id) < %s": wanted.before,
+    }
+    chosen = {condition: value for condition, value in conditions.items() if value is not None}
+    where = " AND ".join(chosen) or "true"
+    cursor.execute(
+        f"SELECT {_COLUMNS} {_FROM} WHERE {where}"  # noqa: S608 (built of constants; the values are bound)
+        " ORDER BY p.event_time DESC, p.prediction_id DESC LIMIT %s",
+        (*chosen.values(), limit),
+    )
+    return [_view(row) for row in cursor.fetchall()]
+
+
+def review(cursor: Cursor, limit: int, random_share: float = 0.5) -> list[ReviewItem]:
+    """A random sample first, then the most uncertain, among recent predictions without feedback."""
+    cursor.execute(
+        f"WITH recent AS MATERIALIZED (SELECT * FROM prediction ORDER BY event_time DESC, prediction_id DESC LIMIT %s),"  # noqa: S608
+        " open AS MATERIALIZED (SELECT r.*, random() AS lot FROM recent r JOIN text USING (text_id) WHERE NOT EXISTS"
+        "  (SELECT 1 FROM feedback f WHERE f.prediction_id = r.prediction_id)),"
+        " drawn AS (SELECT prediction_id FROM open ORDER BY lot LIMIT %s),"
+        " unsure AS (SELECT prediction_id FROM open WHERE prediction_id NOT IN (SELECT prediction_id FROM drawn)"
+        "  ORDER BY greatest(negative, neutral, positive) LIMIT %s),"
+        " chosen AS (SELECT prediction_id, true AS sampled FROM drawn UNION ALL SELECT prediction_id, false FROM unsure)"
+        f" SELECT c.sampled, {_COLUMNS} {_FROM} JOIN chosen c USING (prediction_id)"
+        " ORDER BY c.sampled DESC, greatest(p.negative, p.neutral, p.positive)",
+        (REVIEW_FROM, drawn := round(limit * random_share), limit - drawn),
+    )
+    return [ReviewItem(row[0], _view(row[1:])) for row in cursor.fetchall()]
+
+
+def latest(cursor: Cursor, ticker: str) -> Latest | None:
+    """The newest prediction that mentions `ticker`."""
+    found = predictions(cursor, Filter(ticker=ticker), 1)
+    if not found:
+        return None
+    view = found[0]
+    return Latest(view.prediction_id, view.label, view.sentiment, view.event_time, view.model, view.epoch)
+
+
+def windows(cursor: Cursor, ticker: str, start: int, end: int, limit: int) -> list[Window]:
+    """Minutes of `ticker` that begin in [start, end), oldest first."""
+    cursor.execute(
+        "SELECT start, n, negative, neutral, positive, sentiment, closed, revision FROM window_minute"
+        " WHERE ticker = ANY(%s) AND start >= %s AND start < %s ORDER BY start LIMIT %s",
+        ([ticker, ticker.upper()], start, end, limit),
+    )
+    return [Window(*row) for row in cursor.fetchall()]
+
+
+def scorers(cursor: Cursor) -> list[str]:
+    """Addresses of the live score workers."""
+    cursor.execute(
+        "SELECT address FROM service WHERE name = 'score' AND address IS NOT NULL AND beat > %s ORDER BY slot",
+        (now_ms() - SCORER_ALIVE_MS,),
+    )
+    return [address for (address,) in cursor.fetchall()]
+
+
+def bodies(cursor: Cursor, text_ids: list[str], most_chars: int) -> dict[str, tuple[str, str | None]]:
+    """The beginnings and addresses of these texts, where still kept."""
+    cursor.execute("SELECT text_id, left(body, %s), url FROM text WHERE text_id = ANY(%s)", (most_chars, text_ids))
+    return {identity: (body, url) for identity, body, url in cursor.fetchall()}
+
+
+def _view(row: tuple[Any, ...]) -> PredictionView:
+    identity, text, cluster, label, probabilities, model, epoch, tickers, source, language, at, scored, cut, body, url = row
+    negative, neutral, positive = (round(value, 6) for value in probabilities)
+    return PredictionView(
+        prediction_id=identity,
+        text_id=text,
+        cluster=cluster,
+        label=label,
+        probabilities=(negative, neutral, positive),
+        sentiment=round(positive - negative, 6),
+        model=model,
+        epoch=epoch,
+        tickers=tickers,
+        source=source,
+        language=language,
+        event_time=at,
+        scored=scored,
+        truncated=cut,
+        text=body,
+        url=url,
+    )

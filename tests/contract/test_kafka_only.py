@@ -1,0 +1,537 @@
+"""Traps of Kafka and of kafka-python that the adapter must keep shut; what both buses promise is tested beside this."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+from kafka import KafkaAdminClient, KafkaProducer
+from kafka.admin import MemberToRemove
+from kafka.structs import TopicPartition as KafkaPartition
+from kafka_broker import Broker, kafka_broker
+
+from services.stream.bus import Batch, Outgoing, Record, TopicPartition
+from services.stream.database import connector
+from services.stream.errors import Fenced, Misconfigured, Rejected, SlotTaken, Transient, Truncated
+from services.stream.kafka import KafkaBus
+from services.stream.kafka.outbox import Relay
+from services.stream.topics import Topic
+
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
+__all__ = ["kafka_broker"]
+
+ROOT = Path(__file__).parents[2]
+_numbers = itertools.count()
+
+
+class Stage:
+    """One test's topics `source` and `target`, deployment and bus."""
+
+    def __init__(self, broker: Broker, url: str) -> None:
+        name = f"t{os.getpid()}n{next(_numbers)}"
+        self.broker, self.url, self.deployment = broker, url, name
+        self.source, self.target = f"{name}.source", f"{name}.target"
+        self.bus = self.another_bus()
+        self.bus.create_topics()
+
+    def another_bus(self) -> KafkaBus:
+        """As another process would open it."""
+        topics = (Topic(self.source, None), Topic(self.target, None))
+        return KafkaBus(self.broker.bootstrap, connector(self.url, "test"), deployment=self.deployment, topics=topics)
+
+    def publish(self, count: int, first: int = 0) -> None:
+        numbers = range(first, first + count)
+        self.bus.publish([Outgoing(self.source, b"k%d" % (n % 16), b"%d" % n) for n in numbers])
+
+    def copy(self, batch: Batch) -> list[Outgoing]:
+        return [Outgoing(self.target, r.key, r.value) for r in batch.records]
+
+    def evict(self, slot: int) -> None:
+        """What the group does to a member that is silent for a session timeout."""
+        with closing(KafkaAdminClient(bootstrap_servers=self.broker.bootstrap)) as admin:
+            member = MemberToRemove(group_instance_id=f"{self.deployment}.g.{slot}")
+            admin.remove_group_members(f"{self.deployment}.g", [member])
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        with closing(psycopg2.connect(self.url)) as connection, connection, connection.cursor() as cursor:
+            cursor.execute(query)
+            return cursor.fetchall() if cursor.description else []
+
+
+@pytest.fixture
+def stage(kafka_broker: Broker, database: str) -> Iterator[Stage]:
+    stage = Stage(kafka_broker, database)
+    yield stage
+    stage.bus.close()
+
+
+def next_batch(consumer: Any, seconds: float = 30) -> Batch:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        batch: Batch | None = consumer.poll(0.5)
+        if batch is not None:
+            return batch
+    raise AssertionError("no batch")
+
+
+def drain(consumer: Any, count: int, step: Callable[[Batch], None]) -> None:
+    done = 0
+    while done < count:
+        batch = next_batch(consumer)
+        step(batch)
+        done += len(batch.records)
+
+
+def values(stage: Stage, topic: str, count: int, seconds: float = 60) -> list[Record]:
+    """All records of a topic: waits for `count` and then for what should not come."""
+    reader = stage.bus.reader([topic])
+    records: list[Record] = []
+    until = time.monotonic() + seconds
+    while len(records) < count and time.monotonic() < until:
+        records += reader.poll(0.5)
+    records += reader.poll(0.5)
+    reader.close()
+    return records
+
+
+def once_in_order(records: Sequence[Record], count: int) -> None:
+    numbers = [int(record.value) for record in records]
+    assert sorted(numbers) == list(range(count))
+    per_key = defaultdict(list)
+    for record in records:
+        per_key[record.key].append(int(record.value))
+    assert all(found == sorted(found) for found in per_key.values())
+
+
+# ── membership and fencing ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_member_that_lost_its_session_cannot_commit(stage: Stage) -> None:
+    stage.publish(40)
+    zombie = stage.bus.consumer("g", [stage.source], 0)
+    batch = next_batch(zombie)
+    stage.evict(0)
+    # The heartbeat finds out, and from then on group_metadata() is (-1, ''), which the broker lets pass.
+    client = zombie._member._client
+    while client.group_metadata().generation_id >= 0:
+        time.sleep(0.1)
+    heir = stage.bus.consumer("g", [stage.source], 1)
+    drain(heir, 40, lambda found: heir.transform(found, stage.copy(found)))
+    with pytest.raises(Fenced):
+        zombie.transform(batch, stage.copy(batch))
+    once_in_order(values(stage, stage.target, 40), 40)
+    zombie.close()
+    heir.close()
+
+
+def test_offsets_of_a_refused_commit_do_not_travel_with_the_next_one(stage: Stage) -> None:
+    stage.publish(40)
+    member = stage.bus.consumer("g", [stage.source], 0, max_records=1)
+    first = next_batch(member)
+    refused = TopicPartition(first.records[0].topic, first.records[0].partition)
+    stage.evict(0)
+    with pytest.raises(Fenced):
+        member.transform(first, stage.copy(first))
+
+    def transformed_another() -> bool:
+        batch = next_batch(member)
+        try:
+            if batch.records[0].partition != refused.partition:
+                member.transform(batch, stage.copy(batch))
+                return True
+        except Fenced:  # until a heartbeat has told it, it works on under its old membership
+            pass
+        member.rewind(batch)
+        return False
+
+    while not transformed_another():
+        pass
+    assert refused not in stage.bus.committed("g", stage.source)
+    member.close()
+
+
+def test_a_slot_taken_twice_ends_the_first_holder(stage: Stage) -> None:
+    stage.publish(40)
+    first = stage.bus.consumer("g", [stage.source], 0)
+    batch = next_batch(first)
+    second = stage.bus.consumer("g", [stage.source], 0)
+    drain(second, 40, lambda found: second.transform(found, stage.copy(found)))
+    with pytest.raises((SlotTaken, Fenced)):
+        first.transform(batch, stage.copy(batch))
+    with pytest.raises(SlotTaken):
+        for _ in range(40):
+            first.poll(0.25)
+    first.close()  # must not end its successor
+    stage.publish(16, first=40)
+    drain(second, 16, lambda found: second.transform(found, stage.copy(found)))
+    once_in_order(values(stage, stage.target, 56), 56)
+    second.close()
+
+
+def test_a_sink_whose_slot_is_taken_hears_of_it(stage: Stage) -> None:
+    first = stage.bus.consumer("g", [stage.source], 0, sinks=True)
+    first.poll(1)
+    second = stage.bus.consumer("g", [stage.source], 0, sinks=True)
+    second.poll(1)
+    with pytest.raises(SlotTaken):
+        for _ in range(40):
+            first.poll(0.25)
+    first.close()
+    second.close()
+
+
+def test_a_restart_ends_its_predecessors_open_transaction(stage: Stage) -> None:
+    stage.publish(10)
+    member = stage.bus.consumer("g", [stage.source], 0)
+    drain(member, 10, lambda found: member.transform(found, stage.copy(found)))
+    producer = member._transactions._producer
+    producer.begin_transaction()
+    producer.send(stage.source, b"lost", partition=0)
+    producer.flush()
+    before = stage.bus.ends(stage.source)
+    began = time.monotonic()
+    heir = stage.bus.consumer("g", [stage.source], 0)
+    heir.poll(2)
+    while stage.bus.ends(stage.source) == before:
+        assert time.monotonic() - began < 8, "readers waited for the transaction's timeout"
+        time.sleep(0.1)
+    heir.close()
+
+
+def test_closing_hands_over_at_once(stage: Stage) -> None:
+    stage.publish(16)
+    first = stage.bus.consumer("g", [stage.source], 0)
+    next_batch(first)
+    first.close()
+    began = time.monotonic()
+    second = stage.bus.consumer("g", [stage.source], 1)
+    drain(second, 16, lambda found: second.transform(found, []))
+    assert time.monotonic() - began < 6, "it waited for the session timeout"
+    second.close()
+
+
+# ── aborts, positions ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_aborted_step_publishes_nothing_and_is_given_again(stage: Stage) -> None:
+    stage.publish(40)
+    member = stage.bus.consumer("g", [stage.source], 0)
+    batch = next_batch(member)
+    oversize_key = Outgoing(stage.target, b"k" * 1_200_000, b"", partition=0)  # passes check_size, fails at the broker
+    with pytest.raises(Rejected):
+        member.transform(batch, [*stage.copy(batch), oversize_key])
+    with pytest.raises(Fenced):
+        member.transform(batch, stage.copy(batch))
+    member.rewind(batch)
+    drain(member, 40, lambda found: member.transform(found, stage.copy(found)))
+    once_in_order(values(stage, stage.target, 40), 40)
+    member.close()
+
+
+def test_aborted_records_are_never_read_and_open_ones_not_yet(stage: Stage) -> None:
+    stranger = KafkaProducer(
+        bootstrap_servers=stage.broker.bootstrap, transactional_id=stage.deployment + ".x", retry_backoff_ms=1
+    )
+    stranger.init_transactions()
+    stranger.begin_transaction()
+    stranger.send(stage.source, b"aborted", partition=0)
+    stranger.flush()
+    stage.bus.publish([Outgoing(stage.source, b"k", b"kept", partition=0)])
+    place = TopicPartition(stage.source, 0)
+    reader = stage.bus.reader([stage.source])
+    assert not reader.poll(0.5)
+    assert stage.bus.ends(stage.source)[place] == 0
+    stranger.abort_transaction()
+    stranger.close()
+    assert [record.value for record in reader.poll(5)] == [b"kept"]
+    reader.poll(0.5)
+    assert reader.positions() == stage.bus.ends(stage.source)  # past the aborted record and both end marks
+    reader.close()
+
+
+def test_drained_partitions_show_no_lag(stage: Stage) -> None:
+    stage.publish(100)
+    member = stage.bus.consumer("g", [stage.source], 0)
+    drain(member, 100, lambda found: member.transform(found, stage.copy(found)))
+    assert stage.bus.committed("g", stage.source) == stage.bus.ends(stage.source)
+    member.close()
+
+
+@pytest.mark.parametrize("sinks", [False, True])
+def test_a_position_that_retention_passed_is_fatal_and_says_how_to_go_on(stage: Stage, sinks: bool) -> None:
+    stage.publish(160)
+    member = stage.bus.consumer("g", [stage.source], 0, max_records=10, sinks=sinks)
+    for _ in range(8):
+        member.transform(next_batch(member), [])
+    member.close()
+    with closing(KafkaAdminClient(bootstrap_servers=stage.broker.bootstrap)) as admin:
+        ends = stage.bus.ends(stage.source)
+        admin.delete_records({KafkaPartition(*place): end for place, end in ends.items()})
+    member = stage.bus.consumer("g", [stage.source], 0, sinks=sinks)
+    with pytest.raises(Truncated, match=rf"tickerloop replay g --topic {stage.source} --from oldest"):
+        for _ in range(20):
+            member.poll(0.5)
+    member.close()
+    stage.bus.seek("g", stage.bus.begins(stage.source))
+    member = stage.bus.consumer("g", [stage.source], 0, sinks=sinks)
+    stage.publish(1)
+    assert len(next_batch(member).records) == 1
+    member.close()
+
+
+@pytest.mark.parametrize("sinks", [False, True])
+def test_seeking_under_live_members_is_refused(stage: Stage, sinks: bool) -> None:
+    stage.publish(16)
+    member = stage.bus.consumer("g", [stage.source], 0, sinks=sinks)
+    drain(member, 16, lambda found: member.transform(found, []))
+    with pytest.raises(Transient, match="live members"):
+        stage.bus.seek("g", stage.bus.begins(stage.source))
+    member.close()
+    stage.bus.seek("g", stage.bus.begins(stage.source))
+    assert stage.bus.committed("g", stage.source) == stage.bus.begins(stage.source)
+
+
+def test_a_strangers_records_need_neither_key_nor_value(stage: Stage) -> None:
+    stranger = KafkaProducer(bootstrap_servers=stage.broker.bootstrap, compression_type="gzip")
+    stranger.send(stage.source, value=None, key=b"k", partition=0)
+    stranger.send(stage.source, value=b"v", key=None, partition=0)
+    stranger.close()
+    assert [(r.key, r.value) for r in values(stage, stage.source, 2)] == [(b"k", b""), (b"", b"v")]
+
+
+# ── sinks, outbox, journal ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_sink_that_lost_its_partitions_leaves_no_rows(stage: Stage) -> None:
+    stage.rows("CREATE TABLE effect (value text)")
+
+    def write(batch: Batch) -> Callable[[Any], list[Outgoing]]:
+        def insert(cursor: Any) -> list[Outgoing]:
+            for record in batch.records:
+                cursor.execute("INSERT INTO effect VALUES (%s)", (record.value.decode(),))
+            return []
+
+        return insert
+
+    stage.publish(40)
+    zombie = stage.bus.consumer("g", [stage.source], 0, sinks=True)
+    batch = next_batch(zombie)
+    stage.evict(0)
+    heir = stage.bus.consumer("g", [stage.source], 1, sinks=True)
+    drain(heir, 40, lambda found: heir.sink(found, write(found)))
+    with pytest.raises(Fenced):
+        zombie.sink(batch, write(batch))
+    assert sorted(int(value) for (value,) in stage.rows("SELECT value FROM effect")) == list(range(40))
+    zombie.close()
+    heir.close()
+
+
+@contextmanager
+def relaying(bus: KafkaBus) -> Iterator[None]:
+    stop = threading.Event()
+    thread = threading.Thread(target=bus.relay, args=(stop,))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def enqueue(stage: Stage, first: int, count: int) -> None:
+    for number in range(first, first + count):
+        event = Outgoing(stage.target, b"k%d" % (number % 16), b"%d" % number, (("h", b"v"),))
+        stage.bus.write(lambda _, event=event: [event])  # type: ignore[misc]
+
+
+class Crash(BaseException):
+    """Stands for the process's end."""
+
+
+def test_a_relay_that_dies_between_publishing_and_deleting_publishes_nothing_twice(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enqueue(stage, 0, 20)
+    with monkeypatch.context() as patch:
+
+        def delete(*_: Any) -> None:
+            if len(calls := [*patched, 1]) == 2:
+                raise Crash
+            patched.extend(calls[-1:])
+
+        patched: list[int] = []
+        patch.setattr(Relay, "_delete", delete)
+        with pytest.raises(Crash):
+            stage.bus.relay(threading.Event())
+    assert stage.rows("SELECT count(*) FROM log.outbox") == [(20,)]
+    enqueue(stage, 20, 20)
+    with relaying(stage.bus):
+        records = values(stage, stage.target, 40)
+    once_in_order(records, 40)
+    assert {record.headers for record in records} == {(("h", b"v"),)}
+    assert stage.rows("SELECT count(*) FROM log.outbox") == [(0,)]
+
+
+def test_of_two_relays_one_stands_by_and_takes_over(stage: Stage) -> None:
+    other = stage.another_bus()
+    with relaying(stage.bus):
+        enqueue(stage, 0, 20)
+        with relaying(other):
+            enqueue(stage, 20, 20)
+            stage.rows("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'")
+            enqueue(stage, 40, 20)
+            records = values(stage, stage.target, 60)
+    once_in_order(records, 60)
+    other.close()
+
+
+def test_a_relay_knows_its_database(stage: Stage) -> None:
+    enqueue(stage, 0, 5)
+    with relaying(stage.bus):
+        values(stage, stage.target, 5)
+    stage.rows("UPDATE log.outbox_head SET next = 2")
+    with pytest.raises(Misconfigured, match="older than the log"):
+        stage.bus.relay(threading.Event())
+    stage.rows("UPDATE log.outbox_head SET epoch = gen_random_uuid()")
+    enqueue(stage, 5, 1)
+    with relaying(stage.bus):
+        once_in_order(values(stage, stage.target, 6), 6)
+
+
+def test_a_journal_decides_what_a_failure_left_open(stage: Stage) -> None:
+    journal = stage.bus.journal("file", stage.target)
+    journal.publish([Outgoing(stage.target, b"k", b"0")], "1")
+    journal._transactions.close()  # as after a commit without an answer, which did happen
+    journal._count, journal.mark = 0, ""
+    journal.publish([Outgoing(stage.target, b"k", b"0")], "1")
+    journal.publish([Outgoing(stage.target, b"k", b"1")], "2")
+    once_in_order(values(stage, stage.target, 2), 2)
+    heir = stage.another_bus().journal("file", stage.target)
+    assert heir.mark == "2"
+    with pytest.raises(Fenced):
+        journal.publish([Outgoing(stage.target, b"k", b"2")], "3")
+    with pytest.raises(Fenced):
+        journal.publish([Outgoing(stage.target, b"k", b"2")], "3")
+    heir.publish([Outgoing(stage.target, b"k", b"2")], "3")
+    once_in_order(values(stage, stage.target, 3), 3)
+    heir.close()
+
+
+# ── processes that are killed, stopped, and left without a broker ───────────────────────────────────────────────────
+
+
+class Copiers:
+    """`kafka_copier` processes by slot."""
+
+    def __init__(self, stage: Stage, folder: Path) -> None:
+        self._stage, self._folder = stage, folder
+        self.processes: dict[int, subprocess.Popen[bytes]] = {}
+
+    def start(self, slot: int) -> subprocess.Popen[bytes]:
+        stage = self._stage
+        script = str(Path(__file__).with_name("kafka_copier.py"))
+        where = [stage.broker.bootstrap, stage.deployment, stage.url, stage.source, stage.target]
+        with (self._folder / f"copier{slot}").open("ab") as log:
+            self.processes[slot] = subprocess.Popen(
+                [sys.executable, script, *where, str(slot)],
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+            )
+        return self.processes[slot]
+
+    def log(self, slot: int) -> str:
+        return (self._folder / f"copier{slot}").read_text()
+
+    def wait_for(self, slot: int, text: str, count: int = 1) -> None:
+        until = time.monotonic() + 60
+        while self.log(slot).count(text) < count:
+            assert time.monotonic() < until, self.log(slot)[-2000:]
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def copiers(stage: Stage, tmp_path: Path) -> Iterator[Copiers]:
+    copiers = Copiers(stage, tmp_path)
+    yield copiers
+    for process in copiers.processes.values():
+        process.kill()
+        process.wait()
+
+
+def fill(stage: Stage, count: int) -> None:
+    for first in range(0, count, 1000):
+        stage.publish(1000, first)
+
+
+def share(stage: Stage, copiers: Copiers) -> None:
+    """Two members with two partitions each, and work for some seconds."""
+    copiers.start(0)
+    copiers.wait_for(0, "owned 4")
+    copiers.start(1)
+    for slot in (0, 1):
+        copiers.wait_for(slot, "owned 2")
+    fill(stage, 20_000)
+
+
+def test_members_killed_in_their_steps(stage: Stage, copiers: Copiers) -> None:
+    share(stage, copiers)
+    for turn in range(6):
+        copiers.wait_for(turn % 2, "committed", 5 * turn + 5)
+        copiers.processes[turn % 2].kill()
+        copiers.processes[turn % 2].wait()
+        copiers.start(turn % 2)
+    once_in_order(values(stage, stage.target, 20_000), 20_000)
+
+
+def test_a_member_stopped_past_its_session_comes_back(stage: Stage, copiers: Copiers) -> None:
+    share(stage, copiers)
+    copiers.wait_for(0, "committed", 5)
+    copiers.processes[0].send_signal(signal.SIGSTOP)
+    copiers.wait_for(1, "owned 4")
+    for first in range(20_000, 30_000, 1000):
+        stage.publish(1000, first)
+    copiers.processes[0].send_signal(signal.SIGCONT)
+    once_in_order(values(stage, stage.target, 30_000), 30_000)
+    copiers.wait_for(0, "owned 2", 2)
+
+
+def test_a_slot_restarted_while_its_holder_is_stopped(stage: Stage, copiers: Copiers) -> None:
+    fill(stage, 20_000)
+    zombie = copiers.start(0)
+    copiers.wait_for(0, "committed", 5)
+    zombie.send_signal(signal.SIGSTOP)
+    heir = copiers.start(0)
+    once_in_order(values(stage, stage.target, 20_000), 20_000)
+    zombie.send_signal(signal.SIGCONT)
+    assert zombie.wait(30) == 3
+    assert "SlotTaken" in copiers.log(0)
+    stage.publish(1000, 20_000)
+    once_in_order(values(stage, stage.target, 21_000), 21_000)
+    assert heir.poll() is None
+
+
+def test_a_broker_that_crashes_under_its_members(stage: Stage, copiers: Copiers) -> None:
+    share(stage, copiers)
+    for slot in (0, 1):
+        copiers.wait_for(slot, "committed", 5)
+    stage.broker.crash()
+    with pytest.raises(Transient):
+        stage.publish(1, first=20_000)
+    with pytest.raises(Transient):
+        stage.publish(2, first=20_000)
+    stage.broker.start()
+    once_in_order(values(stage, stage.target, 20_000, seconds=120), 20_000)
+    assert all(process.poll() is None for process in copiers.processes.values()), copiers.log(0) + copiers.log(1)

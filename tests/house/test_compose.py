@@ -1,0 +1,67 @@
+"""docker-compose.yml fits the compose specification and names services, settings and commands that exist.
+
+`compose_spec.json` is the compose specification's schema (Apache-2.0, github.com/compose-spec/compose-spec). That the
+services' own commands run is shown on a real broker by tests/system/test_compose_runs.py.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import msgspec
+import pytest
+import yaml
+
+from services.cli import ENTRIES
+from services.settings import PREFIX, Settings
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    return found
+
+
+def _ours(compose: dict[str, Any]) -> dict[str, Any]:
+    return {name: s for name, s in compose["services"].items() if s["image"] == "tickerloop"}
+
+
+def test_fits_the_specification(compose: dict[str, Any]) -> None:
+    schema = json.loads((ROOT / "tests/house/compose_spec.json").read_text())
+    jsonschema.validate(compose, schema)
+    broken = compose | {"services": {"clean": {"comand": ["run"]}}}
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(broken, schema)
+
+
+def test_every_service_of_ours_is_there_and_no_other(compose: dict[str, Any]) -> None:
+    ours = _ours(compose)
+    assert set(ours) == set(ENTRIES) | {"migrate"}
+    for name, service in ours.items():
+        assert service["command"] == (["migrate"] if name == "migrate" else ["run", name])
+
+
+def test_settings_exist(compose: dict[str, Any]) -> None:
+    known = {PREFIX + field.name.upper() for field in msgspec.structs.fields(Settings)}
+    for service in _ours(compose).values():
+        assert set(service["environment"]) <= known
+
+
+def test_containers_are_locked_down_and_watched(compose: dict[str, Any]) -> None:
+    for name, service in _ours(compose).items():
+        assert service["user"] == "10001" and service["cap_drop"] == ["ALL"]
+        if name != "migrate":
+            assert service["healthcheck"]["test"] == ["CMD", "tickerloop", "health", name]
+    assert all("healthcheck" in compose["services"][name] for name in ("kafka", "postgres", "valkey"))
+
+
+def test_no_secret_is_written_down(compose: dict[str, Any]) -> None:
+    text = (ROOT / "docker-compose.yml").read_text()
+    for line in text.splitlines():
+        if "PASSWORD:" in line:
+            assert "${TICKERLOOP_PASSWORD:?" in line

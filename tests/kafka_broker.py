@@ -1,0 +1,64 @@
+"""A real Kafka broker for the tests, one per session, started by `ops/kafka/broker` in a temporary folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "ops" / "kafka" / "broker"
+MISSING = "needs Java 17 and Maven: apt-get install openjdk-17-jre-headless maven"
+
+
+class Broker:
+    """`bootstrap` stays the same across restarts."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self._folder, self._port = folder, port
+        self.bootstrap = f"127.0.0.1:{port}"
+
+    def start(self) -> None:
+        """Start, or do nothing; ready on return."""
+        self._run("start")
+
+    def stop(self) -> None:
+        self._run("stop")
+
+    def crash(self) -> None:
+        """kill -9."""
+        self._run("kill9")
+
+    def _run(self, command: str) -> None:
+        done = subprocess.run([SCRIPT, command, self._folder, str(self._port)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+def free_ports() -> int:
+    """A port that is free, as is the next one, which the controller takes."""
+    while True:
+        with socket.socket() as first, socket.socket() as second:
+            first.bind(("127.0.0.1", 0))
+            port = int(first.getsockname()[1])
+            try:
+                second.bind(("127.0.0.1", port + 1))
+            except (OSError, OverflowError):
+                continue
+            return port
+
+
+@pytest.fixture(scope="session")
+def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """Skips where Java or Maven is missing, except in CI."""
+    if not (shutil.which("java") and shutil.which("mvn")):
+        if os.environ.get("CI") == "true":
+            pytest.fail(MISSING)
+        pytest.skip(MISSING)
+    broker = Broker(tmp_path_factory.mktemp("kafka"), free_ports())
+    broker.start()
+    yield broker
+    broker.stop()

@@ -1,0 +1,95 @@
+"""The ledger: append-only, chained, and any change of any row is found; promotions need the expected champion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import psycopg2
+import pytest
+
+from loop.conftest import Bench
+from services.stream import topics
+from services.stream.bus import Outgoing
+from services.stream.errors import Rejected
+from services.stream.events import ModelChange
+from services.trainer import registry
+
+
+@pytest.fixture
+def registered(bench: Bench, tmp_path: Path) -> Bench:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "head.safetensors").write_bytes(b"h" * 3_000_000)
+    (folder / "model.json").write_text("{}")
+
+    def write(cursor: registry.Cursor) -> list[Outgoing]:
+        for version in ("a", "b", "c"):
+            registry.register(cursor, version, None, {"metrics": {}}, folder)
+        return []
+
+    bench.bus.write(write)
+    return bench
+
+
+def _promote(bench: Bench, version: str, expected: int | None = None) -> ModelChange:
+    return registry.promote(
+        bench.bus, version, actor="ana", reason="better", evidence={"p": 0.01}, expected_epoch=expected
+    )
+
+
+def _ledger(bench: Bench) -> list[registry.LedgerRow]:
+    found: list[registry.LedgerRow] = []
+    bench.bus.write(lambda cursor: found.extend(registry.ledger(cursor)) or [])
+    return found
+
+
+def test_each_change_is_a_row_and_a_record(registered: Bench) -> None:
+    assert [_promote(registered, v).epoch for v in ("a", "b")] == [1, 2]
+    back = registry.rollback(registered.bus, actor="bo", reason="worse", expected_epoch=2)
+    assert (back.epoch, back.version, back.previous) == (3, "a", "b")
+    records = [
+        msgspec.json.decode(r.value, type=ModelChange) for r in registered.bus.reader([topics.MODELS]).poll(0.5)
+    ]
+    assert [(r.epoch, r.version, r.action) for r in records] == [
+        (1, "a", "promote"), (2, "b", "promote"), (3, "a", "rollback"),
+    ]  # fmt: skip
+    assert registry.verify(_ledger(registered)) == []
+
+
+def test_a_moved_champion_is_a_conflict_and_changes_nothing(registered: Bench) -> None:
+    _promote(registered, "a", expected=0)
+    with pytest.raises(registry.Conflict):
+        _promote(registered, "b", expected=0)
+    with pytest.raises(Rejected, match="no model zzz"):
+        _promote(registered, "zzz")
+    with pytest.raises(registry.Conflict, match="no earlier"):
+        registry.rollback(registered.bus, actor="ana", reason="x")
+    assert len(_ledger(registered)) == 1
+    assert sum(registered.bus.ends(topics.MODELS).values()) == 1
+
+
+def test_the_database_refuses_changes_and_verify_finds_them(registered: Bench) -> None:
+    for version in ("a", "b", "c"):
+        _promote(registered, version)
+    for statement in ("UPDATE ledger SET reason = 'x'", "DELETE FROM ledger", "TRUNCATE ledger"):
+        with pytest.raises(psycopg2.Error, match="append-only"):
+            registered.bus.write(lambda cursor, s=statement: cursor.execute(s) or [])  # type: ignore[misc]
+    rows = _ledger(registered)
+    changed = [rows[0], msgspec.structs.replace(rows[1], reason="another"), rows[2]]
+    assert registry.verify(changed) == ["row 2: its content was changed after it was written"]
+    rehashed = msgspec.structs.replace(changed[1], hash=registry.row_hash(changed[1]))
+    assert registry.verify([rows[0], rehashed, rows[2]]) == ["row 3: it does not follow the row before it"]
+    assert "row 2: its epoch is 3" in registry.verify([rows[0], rows[2]])[0]
+
+
+def test_files_come_back_whole_and_tampering_is_refused(registered: Bench, tmp_path: Path) -> None:
+    def fetch(cursor: registry.Cursor) -> list[Outgoing]:
+        folder = registry.fetch(cursor, "a", tmp_path / "cache")
+        assert (folder / "head.safetensors").read_bytes() == b"h" * 3_000_000
+        return []
+
+    registered.bus.write(fetch)
+    registered.bus.write(lambda cursor: cursor.execute("UPDATE model_blob SET bytes = 'x' WHERE part = 1") or [])
+    with pytest.raises(Rejected, match="recorded hash"):
+        registered.bus.write(lambda cursor: registry.fetch(cursor, "a", tmp_path / "other") and [])

@@ -1,0 +1,59 @@
+"""The store: each event stored and counted once; a lost Valkey costs nothing; the latest is by event time."""
+
+from __future__ import annotations
+
+import json
+
+import redis
+
+from loop.conftest import Bench
+from loop.makers import clean_text, prediction, published, rejected
+from services import status, store
+from services.stream import topics
+from services.stream.bus import Outgoing
+from services.stream.loop import Hooks
+
+
+def _stored(bench: Bench) -> bool:
+    return bench.caught_up(store.GROUP, *store.TOPICS)
+
+
+def test_account_adds_up_and_replay_changes_nothing(bench: Bench) -> None:
+    bench.bus.publish([Outgoing(topics.RAW, b"k", b"{}") for _ in range(5)])
+    bench.bus.publish([clean_text("a"), clean_text("b"), rejected("c", "language"), rejected("d", "duplicate:near")])
+    bench.bus.publish([published(prediction("a")), published(prediction("b"))])
+    dead = Outgoing(topics.dead(topics.RAW), b"k", b"{", (("reason", b"malformed"), ("group", b"clean")))
+    bench.bus.publish([dead])
+    bench.run(store.serve, lambda: _stored(bench))
+    account = status.collect(bench.settings).account
+    assert (account.taken, account.scored, account.rejected, account.duplicate, account.dead) == (5, 2, 1, 1, 1)
+    assert account.waiting == 0
+    assert account.reasons == {"language": 1, "duplicate:near": 1, "clean:malformed": 1}
+    assert bench.rows("SELECT text_id FROM text ORDER BY 1") == [("a",), ("b",)]
+    bench.bus.publish([published(prediction("a"))])
+    bench.run(store.serve, lambda: _stored(bench))
+    assert bench.rows("SELECT count(*) FROM prediction") == [(2,)]
+
+
+def test_latest_is_by_event_time_and_survives_a_lost_valkey(bench: Bench) -> None:
+    bench.bus.publish([published(prediction("new", "negative", at=9_000, tickers=("AAPL",)))])
+    bench.run(store.serve, lambda: _stored(bench))
+    bench.bus.publish([published(prediction("old", "positive", at=3_000, tickers=("AAPL", "MSFT")))])
+    bench.run(store.serve, lambda: _stored(bench))
+    client = redis.Redis.from_url(bench.settings.redis)
+    found = {t: json.loads(client.hget(f"latest:{t}", "json"))["label"] for t in ("AAPL", "MSFT")}  # type: ignore[arg-type]
+    assert found == {"AAPL": "negative", "MSFT": "positive"}
+
+    dead = store.Latest(redis.Redis.from_url("redis://127.0.0.1:1/0"))
+    bench.bus.publish([published(prediction("more", tickers=("AAPL",)))])
+    context = bench.context("store")
+    loop = context.loop(store.GROUP, *store.TOPICS, hooks=Hooks(after=dead))
+    bench.run(lambda c: setattr(loop, "_stop", c.stop) or loop.sink(store.store), lambda: _stored(bench))
+    assert bench.rows("SELECT count(*) FROM prediction") == [(3,)]
+
+
+def test_a_malformed_prediction_is_a_dead_letter_and_the_rest_is_stored(bench: Bench) -> None:
+    bench.bus.publish([published(prediction("a")), Outgoing(topics.PREDICTIONS, b"x", b"nonsense")])
+    bench.run(store.serve, lambda: _stored(bench))
+    assert bench.rows("SELECT text_id FROM prediction") == [("a",)]
+    assert sum(bench.bus.ends(topics.dead(topics.PREDICTIONS)).values()) == 1
