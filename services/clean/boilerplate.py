@@ -45,7 +45,9 @@ _NOISE: Final = re.compile(
 _SENTENCE: Final = re.compile(r"(?<=[.!?])\s+")
 _MENU: Final = frozenset(
     "about us|about|contact|contact us|home|markets|terms|terms of use|terms of service|privacy|privacy policy|careers|log in"
-    "|login|sign in|subscribe|newsletter|share|tweet|email|e-mail|print|facebook|twitter|linkedin|help|cookies|sitemap".split("|")
+    "|login|sign in|subscribe|newsletter|share|tweet|email|e-mail|print|facebook|twitter|linkedin|help|cookies|sitemap".split(
+        "|"
+    )
 )
 
 
@@ -60,7 +62,7 @@ def tidy(text: str) -> str:
 def cut(text: str) -> str:
     """`text`, tidy, without its boilerplate sentences; '' when it was nothing else."""
     lowered = text.lower()
-    if not any(stem in lowered for stem in _STEMS):
+    if not any(map(lowered.__contains__, _STEMS)):
         return text
     lines = (_kept(line) for line in text.split("\n"))
     return "\n".join(line for line in lines if line)

@@ -35,7 +35,7 @@ _PREFIXED: Final = re.compile(r"\b([A-Z]{3,8})\s?:\s?\$?([A-Z0-9][A-Z0-9.&-]{0,1
 _WORD: Final = re.compile(r"[^\W_][\w&.']*!?")
 
 _AFTER_COMPANY: Final = frozenset(
-    "inc corp co ltd plc group shares stock ceo cfo chief earnings results revenue sales profit reports posts beats misses"
+    "inc corp co ltd plc shares stock ceo cfo chief earnings results revenue sales profit reports posts beats misses"
     " says said to is was has will tops raises cuts hikes slashes lifts falls rises jumps drops slips gains surges plunges"
     " announces launches plans expects sees names hires buys sells wins loses unveils files reported posted warned warns"
     " upgraded downgraded and may q1 q2 q3 q4".split()
@@ -97,46 +97,55 @@ def _prefixed(text: str, table: Table) -> Iterator[str]:
 
 
 def _named(text: str, table: Table) -> Iterator[str]:
-    words = [word.rstrip(".'!") for word in _WORD.findall(text)]
+    words = _WORD.findall(text)
+    if "." in text or "'" in text or "!" in text:
+        words = [word.rstrip(".'!") for word in words]
     lowered = [word.lower() for word in words]
-    if table.by_first_word.keys().isdisjoint(lowered) and "'s" not in text:
-        return
-    bare = [word[:-2] if word.endswith("'s") else word for word in lowered]
-    index = 0
-    while index < len(words):
+    bare = [word.removesuffix("'s") for word in lowered] if "'s" in text else lowered
+    first_words = table.by_first_word
+    done = 0
+    for index, word in enumerate(bare):
+        if index < done or (word not in first_words and lowered[index] not in first_words):
+            continue
         name = _at(index, words, lowered, bare, table)
         if name is not None:
+            done = index + len(name.words)
             yield name.ticker
-        index += len(name.words) if name else 1
 
 
 def _at(index: int, words: list[str], lowered: list[str], bare: list[str], table: Table) -> _Name | None:
-    """The longest name that starts at `index`, with or without a possessive."""
+    """The longest name that starts at `index`, with or without a possessive at its end."""
     for first in dict.fromkeys((lowered[index], bare[index])):
         for name in table.by_first_word.get(first, ()):
             end = index + len(name.words)
-            if name.words[1:] not in (tuple(lowered[index + 1 : end]), tuple((*lowered[index + 1 : end - 1], *bare[end - 1 : end]))):
+            rest = name.words[1:]
+            if rest and rest not in (
+                tuple(lowered[index + 1 : end]),
+                (*lowered[index + 1 : end - 1], *bare[end - 1 : end]),
+            ):
                 continue
             if not name.any_case and not all(map(_same_case, name.written, words[index:end])):
                 continue
-            if not name.common or _means_company(index, end, words, lowered):
+            if not name.common or _means_it(name, index, end, words, lowered, table):
                 return name
     return None
 
 
 def _same_case(written: str, word: str) -> bool:
     """`SAIL` needs its capitals; `SpiceJet` may come as `Spicejet` or `SPICEJET`."""
-    return word[0].isupper() == written[0].isupper() and (not written.isupper() or word.startswith(written))
+    return (word[0].isupper() or written[0].islower()) and (not written.isupper() or word.startswith(written))
 
 
-def _means_company(index: int, end: int, words: list[str], lowered: list[str]) -> bool:
+def _means_it(name: _Name, index: int, end: int, words: list[str], lowered: list[str], table: Table) -> bool:
+    """Whether a common word stands for the company or commodity here."""
     following = lowered[end] if end < len(lowered) else ""
     if following in _NOT_AFTER:
         return False
+    within_capitals = index > 0 and words[index - 1][0].isupper()
+    if name.any_case:  # a commodity; `Reunion Gold reports` is a company's name
+        return words[index].islower() or not within_capitals or lowered[index - 1] in table.by_first_word
     if following in _AFTER_COMPANY or lowered[end - 1].endswith("'s"):
         return True
-    if not words[index][0].isupper():
-        return True  # a commodity in lower case, and nothing speaks against it
     # A capital within a sentence of small words is a name; at the start, or among capitals, it proves nothing.
     return index > 0 and words[index - 1].islower() and (not following or words[end].islower())
 

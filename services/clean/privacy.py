@@ -39,7 +39,7 @@ _SEVEN_DIGITS: Final = re.compile(r"\d[ \-/().]{0,2}\d[ \-/().]{0,2}\d\D{0,2}\d\
 
 _CARD_SHAPE: Final = re.compile(r"\d{12,19}|\d{4}([ -])\d{4}\1\d{4}\1\d{1,7}|\d{4}([ -])\d{6}\2\d{4,5}")
 _PHONE_CUE: Final = re.compile(
-    r"\b(?:call|phone|telephone|tel|mobile|mob|cell|fax|dial|contact|whatsapp|hotline|helpline|number|reach)\b", re.IGNORECASE
+    r"\b(?:call|phone|telephone|tel|mobile|mob|cell|fax|dial|contact|whatsapp|hotline|helpline|number)\b", re.IGNORECASE
 )
 _CUE_REACH: Final = 40
 _LOCAL: Final = re.compile(r"\d{3}-\d{4}")

@@ -25,7 +25,9 @@ _DROPPED: Final = _span(
     (0xFFA0, 0xFFA0), (0xFFF9, 0xFFFB), (0xE0000, 0xE007F), (0xE0100, 0xE01EF),
     (0xD800, 0xDFFF),  # lone surrogates can't be encoded
 )  # fmt: skip
-_SPACES: Final = _span((0xA0, 0xA0), (0x1680, 0x1680), (0x2000, 0x200A), (0x202F, 0x202F), (0x205F, 0x205F), (0x3000, 0x3000))
+_SPACES: Final = _span(
+    (0xA0, 0xA0), (0x1680, 0x1680), (0x2000, 0x200A), (0x202F, 0x202F), (0x205F, 0x205F), (0x3000, 0x3000)
+)
 _LINES: Final = (0x0B, 0x0C, 0x85, 0x2028, 0x2029)
 _COMPATIBLE: Final = _span(
     (0xFF04, 0xFF05), (0xFF0B, 0xFF0B), (0xFF0D, 0xFF0E), (0xFF10, 0xFF19), (0xFF21, 0xFF3A), (0xFF41, 0xFF5A),
@@ -41,6 +43,9 @@ _TABLE: Final[dict[int, str | None]] = {
     ord("’"): "'",
 }
 
+_MAYBE_MOJIBAKE: Final = re.compile(r"[\x80-\xff\u0400-\u04ff\u2500-\u257f]")
+"""What UTF-8's lead bytes become in the code pages it is misread in."""
+
 _ESCAPE: Final = re.compile(r"\x1b(?:\[[0-?]{0,32}[@-~]|\][^\x07\x1b]{0,256}\x07)")
 _OVERPRINT: Final = re.compile(r"[\u0334-\u0338]|[\u0300-\u036f]{2,}")
 _FOREIGN_LETTERS: Final = re.compile(r"[\u0370-\u04ff]")
@@ -55,7 +60,7 @@ def repair(text: str) -> str:
     """The text its writer saw: one encoding, no controls, no invisible characters, lines as `\\n`."""
     if text.isascii():
         return text if text.isprintable() else _visible(text)
-    text = _visible(fix_encoding(text))
+    text = _visible(fix_encoding(text) if _MAYBE_MOJIBAKE.search(text) else text)
     if not unicodedata.is_normalized("NFC", text):
         text = _OVERPRINT.sub("", unicodedata.normalize("NFC", text))
     if _FOREIGN_LETTERS.search(text):

@@ -1,8 +1,7 @@
 """The gateway: REST, a live stream and a page over the loop. `service.serve` runs it.
 
-    edge       headers, origin and host checks, request log: around everything
-    app        the routes put together; problems: every error as RFC 9457
-    intake     bytes → validated texts; acceptor: texts of many requests → one durable transaction
-    tail       the log's end → frames, once per process; stream: frames → each client, resumable
-    queries    what is read from Postgres; pool: on which threads
+`edge` stands around everything (headers, origins, the request log), `app` puts the routes together, `problems` makes
+every error an RFC 9457 answer. `intake` turns bytes into validated texts, `acceptor` publishes those of many requests in
+one durable transaction. `tail` follows the log's end once per process, `stream` hands it to each client, resumable.
+`queries` says what is read from Postgres, `pool` on which threads.
 """

@@ -69,7 +69,7 @@ class Gateway:
         await self.scorers.close()
         await self.limiter.close()
         if self.cache is not None:
-            await self.cache.aclose()  # type: ignore[attr-defined]
+            await self.cache.aclose()
 
 
 class SafeRequest(Request[Any, Any, State]):

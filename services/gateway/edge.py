@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from typing import Final
 from urllib.parse import urlsplit
 
-from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 from msgspec import json
 
 from services.gateway.problems import MEDIA_TYPE, Problem
@@ -43,9 +44,12 @@ class Edge:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
-        if scope["type"] != "http":
+        if scope["type"] == ScopeType.HTTP:
+            await self._guard(scope, receive, send)
+        else:
             await self._app(scope, receive, send)
-            return
+
+    async def _guard(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         started = time.monotonic()
         status = 0
 

@@ -59,7 +59,7 @@ async def _cache(gateway: Gateway) -> list[tuple[str, str]]:
     if gateway.cache is None:
         return []
     try:
-        await gateway.cache.ping()  # type: ignore[misc]  # redis types it as sync or async
+        await gateway.cache.ping()
     except (redis.exceptions.RedisError, OSError):
         return [("valkey", "does not answer")]
     return []

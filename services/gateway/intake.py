@@ -1,4 +1,4 @@
-"""Bytes of a request → texts: one JSON object, a JSON array, or NDJSON. Pure; each bad item is named, the rest taken."""
+"""Bytes of a request → texts: one JSON object, a JSON array, NDJSON. Each bad item is named, the rest taken."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from services.stream.bus import Outgoing, check_size
 from services.stream.errors import Rejected
 from services.stream.events import RawText, decode, encode, text_id
 
-NDJSON: Final = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"})
+NDJSON: Final = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl"})
 NAMED_REFUSALS: Final = 1_000
 """Most refused items that one answer spells out; a body full of garbage needn't come back in full."""
 
@@ -45,7 +45,7 @@ class Read(NamedTuple):
 
 
 class _Item(NamedTuple):
-    index: int
+    number: int
     line: int | None
     value: bytes
 
@@ -65,9 +65,9 @@ def read(body: bytes, media_type: str, most: int) -> Read:
         try:
             event, identity = _event(item.value)
         except Rejected as rejected:
-            answer.refused.append(Refused(item.index, rejected.reason, rejected.detail, item.line))
+            answer.refused.append(Refused(item.number, rejected.reason, rejected.detail, item.line))
         else:
-            answer.accepted.append(Accepted(item.index, identity))
+            answer.accepted.append(Accepted(item.number, identity))
             answer.events.append(event)
     if not answer.accepted:
         raise _nothing(answer.refused)

@@ -21,7 +21,7 @@ _Id = Annotated[str, Meta(min_length=1, max_length=200)]
 
 
 class FeedbackRequest(msgspec.Struct, frozen=True):
-    """`annotator` is a pseudonym. `text_id` and `kind` are needed only for a prediction so new that it isn't stored yet."""
+    """`annotator` is a pseudonym. `text_id` and `kind` are needed only for a prediction that isn't stored yet."""
 
     prediction_id: _Id
     label: Label

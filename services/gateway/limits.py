@@ -104,4 +104,4 @@ class Limiter:
     async def close(self) -> None:
         """Free the connections."""
         if self._client is not None:
-            await self._client.aclose()  # type: ignore[no-untyped-call]
+            await self._client.aclose()

@@ -80,9 +80,7 @@ async def rollback(request: SafeRequest, data: Decision) -> ModelChange:
     no_nul(actor=data.actor, reason=data.reason)
     return await _change(
         gateway_of(request),
-        lambda bus: registry.rollback(
-            bus, actor=data.actor, reason=data.reason, expected_epoch=data.expected_epoch
-        ),
+        lambda bus: registry.rollback(bus, actor=data.actor, reason=data.reason, expected_epoch=data.expected_epoch),
     )
 
 

@@ -49,7 +49,5 @@ def kept(wanted: Positions, begins: Positions, ends: Positions) -> tuple[dict[To
 
     A partition it doesn't name starts at its end. A position past the end is another log's: that starts at the end too.
     """
-    start = {
-        place: min(max(wanted.get(place, end), begins.get(place, 0)), end) for place, end in ends.items()
-    }
+    start = {place: min(max(wanted.get(place, end), begins.get(place, 0)), end) for place, end in ends.items()}
     return start, any(start[place] != offset for place, offset in wanted.items() if place in start)

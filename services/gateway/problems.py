@@ -107,6 +107,10 @@ SPECS: Final = {
 """What any route may answer, for the OpenAPI document."""
 
 
+def _internal(status: int) -> Problem:
+    return Problem(status, "internal", "an error of ours; it is in the gateway's log")
+
+
 _Request = Request[Any, Any, State]
 _Response = Response[ProblemBody]
 
@@ -140,7 +144,7 @@ def _field_error(entry: dict[str, Any]) -> FieldError:
 def _on_http(_: _Request, error: HTTPException) -> _Response:
     if error.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
         log.error("%s", error)
-        return _answer(Problem(error.status_code, "internal", "an error of ours; it is in the gateway's log"))
+        return _answer(_internal(error.status_code))
     kind = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
     return _answer(Problem(error.status_code, kind, error.detail or kind), error.headers)
 
@@ -161,7 +165,7 @@ def _on_fatal(_: _Request, error: Fatal) -> _Response:
 
 def _on_defect(request: _Request, error: Exception) -> _Response:
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return _answer(Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "an error of ours; it is in the gateway's log"))
+    return _answer(_internal(HTTPStatus.INTERNAL_SERVER_ERROR))
 
 
 HANDLERS: Final[ExceptionHandlersMap] = {

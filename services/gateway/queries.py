@@ -15,13 +15,21 @@ from services.runtime import now_ms
 MINUTE_MS: Final = 60_000
 DAY_MS: Final = 24 * 60 * MINUTE_MS
 SCORER_ALIVE_MS: Final = 5_000
-REVIEW_FROM: Final = 5_000
+REVIEW_NAMES: Final = (
+    "prediction_id", "text_id", "cluster", "label", "probabilities", "model", "epoch",
+    "tickers", "source", "language", "event_time", "scored", "truncated", "text", "url",
+)  # fmt: skip
+_FROM: Final = 5_000
 """Reviews choose among this many of the newest predictions: recent enough to matter, few enough to sort."""
 
 _COLUMNS: Final = (
     "p.prediction_id, p.text_id, p.cluster, p.label, ARRAY[p.negative, p.neutral, p.positive], p.model, p.epoch,"
     " p.tickers, p.source, p.language, p.event_time, p.scored, p.truncated, t.body, t.url"
 )
+_NAMES: Final = (
+    "prediction_id", "text_id", "cluster", "label", "probabilities", "model", "epoch",
+    "tickers", "source", "language", "event_time", "scored", "truncated", "text", "url",
+)  # fmt: skip
 _FROM: Final = "FROM prediction p LEFT JOIN text t USING (text_id)"
 
 
@@ -112,7 +120,7 @@ def decode_cursor(cursor: str) -> tuple[int, str]:
 
 def prediction(cursor: Cursor, prediction_id: str) -> PredictionView | None:
     """One prediction, if stored."""
-    cursor.execute(f"SELECT {_COLUMNS} {_FROM} WHERE p.prediction_id = %s", (prediction_id,))  # noqa: S608 (constants)
+    cursor.execute(f"SELECT {_COLUMNS} {_FROM} WHERE p.prediction_id = %s", (prediction_id,))
     row = cursor.fetchone()
     return _view(row) if row else None
 
@@ -131,8 +139,7 @@ def predictions(cursor: Cursor, wanted: Filter, limit: int) -> list[PredictionVi
     chosen = {condition: value for condition, value in conditions.items() if value is not None}
     where = " AND ".join(chosen) or "true"
     cursor.execute(
-        f"SELECT {_COLUMNS} {_FROM} WHERE {where}"  # noqa: S608 (built of constants; the values are bound)
-        " ORDER BY p.event_time DESC, p.prediction_id DESC LIMIT %s",
+        f"SELECT {_COLUMNS} {_FROM} WHERE {where} ORDER BY p.event_time DESC, p.prediction_id DESC LIMIT %s",
         (*chosen.values(), limit),
     )
     return [_view(row) for row in cursor.fetchall()]
@@ -147,7 +154,8 @@ def review(cursor: Cursor, limit: int, random_share: float = 0.5) -> list[Review
         " drawn AS (SELECT prediction_id FROM open ORDER BY lot LIMIT %s),"
         " unsure AS (SELECT prediction_id FROM open WHERE prediction_id NOT IN (SELECT prediction_id FROM drawn)"
         "  ORDER BY greatest(negative, neutral, positive) LIMIT %s),"
-        " chosen AS (SELECT prediction_id, true AS sampled FROM drawn UNION ALL SELECT prediction_id, false FROM unsure)"
+        " chosen AS (SELECT prediction_id, true AS sampled FROM drawn"
+        "  UNION ALL SELECT prediction_id, false FROM unsure)"
         f" SELECT c.sampled, {_COLUMNS} {_FROM} JOIN chosen c USING (prediction_id)"
         " ORDER BY c.sampled DESC, greatest(p.negative, p.neutral, p.positive)",
         (REVIEW_FROM, drawn := round(limit * random_share), limit - drawn),
@@ -190,23 +198,8 @@ def bodies(cursor: Cursor, text_ids: list[str], most_chars: int) -> dict[str, tu
 
 
 def _view(row: tuple[Any, ...]) -> PredictionView:
-    identity, text, cluster, label, probabilities, model, epoch, tickers, source, language, at, scored, cut, body, url = row
-    negative, neutral, positive = (round(value, 6) for value in probabilities)
+    negative, neutral, positive = (round(value, 6) for value in row[4])
     return PredictionView(
-        prediction_id=identity,
-        text_id=text,
-        cluster=cluster,
-        label=label,
-        probabilities=(negative, neutral, positive),
+        **dict(zip(_NAMES, row, strict=True)) | {"probabilities": (negative, neutral, positive)},
         sentiment=round(positive - negative, 6),
-        model=model,
-        epoch=epoch,
-        tickers=tickers,
-        source=source,
-        language=language,
-        event_time=at,
-        scored=scored,
-        truncated=cut,
-        text=body,
-        url=url,
     )

@@ -69,7 +69,7 @@ async def get_predictions(
     limit: _Limit = 50,
     cursor: Annotated[str | None, Parameter(max_length=500)] = None,
 ) -> Page:
-    """Newest first by event time. Follow `next` for the rest: every prediction stored before the first page is seen once."""
+    """Newest first by event time. Follow `next` for the rest: what was stored before the first page is seen once."""
     no_nul(ticker=ticker, source=source, text_id=text_id)
     before = queries.decode_cursor(cursor) if cursor else None
     if before is not None:
@@ -98,7 +98,7 @@ async def _cached(request: SafeRequest, ticker: str) -> Latest | None:
         return None
     try:
         for name in dict.fromkeys((ticker, ticker.upper())):
-            value = await cache.hget(f"latest:{name}", "json")  # type: ignore[misc]  # redis types it as sync or async
+            value = await cache.hget(f"latest:{name}", "json")
             if value is not None:
                 return msgspec.json.decode(value, type=Latest)
     except (redis.exceptions.RedisError, OSError, msgspec.MsgspecError, UnicodeDecodeError):
@@ -121,9 +121,7 @@ async def get_windows(request: SafeRequest, ticker: _Id, start: _From = None, en
 
 
 @get("/v1/review", responses=SPECS, tags=["feedback"])
-async def get_review(
-    request: SafeRequest, limit: Annotated[int, Parameter(ge=1, le=200)] = 20
-) -> list[ReviewItem]:
+async def get_review(request: SafeRequest, limit: Annotated[int, Parameter(ge=1, le=200)] = 20) -> list[ReviewItem]:
     """Predictions that nobody has judged yet: half drawn at random, half the most uncertain."""
     return await gateway_of(request).pool.read(lambda cursor: queries.review(cursor, limit))
 

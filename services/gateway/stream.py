@@ -109,7 +109,7 @@ async def _history(gateway: Gateway, client: Client, wanted: Positions, upto: Po
 
 
 class History:
-    """Reads the log from `wanted` up to `upto`, on whichever thread calls; nothing is opened when there is no way to go."""
+    """Reads the log from `wanted` up to `upto`, on whichever thread calls; opens nothing where the two are one."""
 
     def __init__(self, open_bus: Callable[[], Bus], connect: Connect, wanted: Positions, upto: Positions) -> None:
         self._open_bus, self._upto = open_bus, dict(upto)
@@ -161,5 +161,3 @@ class History:
         if self._bus is not None:
             self._bus.close()
         self._texts.close()
-
-

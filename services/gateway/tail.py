@@ -1,7 +1,7 @@
 """The end of the log, followed once per process and handed to every live stream.
 
-One thread reads; all that streams see (`positions`, `champion`, the set of clients) lives on the event loop, so a client
-joins at a known position without a lock: what lies before it is history, what comes after is offered to it.
+One thread reads; all that streams see (`positions`, `champion`, the set of clients) lives on the event loop, so a
+client joins at a known position without a lock: what lies before it is history, what comes after is offered to it.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ class Tail:
         ends = {place: offset for topic in TOPICS for place, offset in bus.ends(topic).items()}
         if not self._places:  # the whole of `models` is read to learn the champion, and told from its end on
             self._models_told_from = max(bus.ends(MODELS).values())
-            self._places = ends | bus.begins(MODELS)
+            self._places = {**ends, **bus.begins(MODELS)}
             return Renderer({place: end for place, end in ends.items() if place.topic != CLEAN}, self._texts), False
         begins = {place: offset for topic in TOPICS for place, offset in bus.begins(topic).items()}
         before = self._places

@@ -22,7 +22,7 @@ as it came, to `texts.raw.dead`.
     )
     producer.flush()
 
-Inside this package: `files`, `lines`, `readers` and `parquet` turn bytes into texts, `cursor` remembers where a file was
-left, `batches`, `writer`, `command` and `cli` are the command; `guard` and `fetch` reach hosts nobody vouches for,
+Inside this package: `files`, `lines`, `readers` and `parquet` turn bytes into texts, `cursor` remembers where a file
+was left, `batches`, `writer`, `command` and `cli` are the command; `guard` and `fetch` reach hosts nobody vouches for,
 `robots`, `entries`, `polling` and `feeds` are the poller.
 """

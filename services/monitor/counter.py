@@ -44,6 +44,10 @@ class Counter:
 
     def starts(self, counted: Mapping[int, int]) -> None:
         """See `Places`."""
+        log.info("%s counts partitions %s", GROUP, sorted(counted))
+        self._passed(counted)
+
+    def _passed(self, counted: Mapping[int, int]) -> None:
         with self._lock:
             self._counted.update({p: max(offset, self._counted.get(p, -1)) for p, offset in counted.items()})
 
@@ -56,7 +60,7 @@ class Counter:
         """
         last = self._without_holes(deliveries)
         self._settle([delivery.record for delivery in deliveries])
-        self.starts(last)
+        self._passed(last)
         metrics.EVENTS.labels(GROUP).inc(len(deliveries))
 
     def _without_holes(self, deliveries: Sequence[Delivery]) -> dict[int, int]:

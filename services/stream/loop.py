@@ -17,10 +17,10 @@ from typing import Final, NamedTuple, Protocol
 from psycopg2.extensions import cursor as Cursor
 
 from services.stream import metrics
-from services.stream.bus import Batch, Bus, Consumer, Marks, Outgoing, Record, TopicPartition
+from services.stream.bus import Batch, Bus, Consumer, Marks, Outgoing, Record, TopicPartition, check_size
 from services.stream.database import mapped
 from services.stream.errors import Fatal, Fenced, Rejected, Transient
-from services.stream.topics import MAX_DEAD_BYTES, dead
+from services.stream.topics import MAX_DEAD_BYTES, Topic, dead
 from services.stream.trips import Trips
 
 Answer = Sequence[Outgoing] | Rejected
@@ -82,7 +82,7 @@ class Loop:
         """
 
         def commit(consumer: Consumer, batch: Batch) -> None:
-            events = self._flatten(batch.records, self._answers(batch.records, step))
+            events = self._flatten(batch.records, self._answers(batch.records, lambda records: fitting(step(records))))
             consumer.transform(batch, events, self._hooks.marks(batch))
 
         self._run(commit, sinks=False)
@@ -93,17 +93,18 @@ class Loop:
         def commit(consumer: Consumer, batch: Batch) -> None:
             def write(cursor: Cursor) -> Sequence[Outgoing]:
                 def in_savepoint(records: Sequence[Record]) -> Sequence[Answer]:
-                    cursor.execute("SAVEPOINT step")
-                    try:
-                        with mapped():
-                            answers = step(records, cursor)
-                    except (Transient, Fatal):
-                        raise
-                    except Exception:
-                        cursor.execute("ROLLBACK TO SAVEPOINT step")
-                        raise
-                    cursor.execute("RELEASE SAVEPOINT step")
-                    return answers
+                    # Mapped as a whole: a server lost in the middle is not the step's failure.
+                    with mapped():
+                        cursor.execute("SAVEPOINT step")
+                        try:
+                            answers = fitting(step(records, cursor))
+                        except (Transient, Fatal):
+                            raise
+                        except Exception:
+                            cursor.execute("ROLLBACK TO SAVEPOINT step")
+                            raise
+                        cursor.execute("RELEASE SAVEPOINT step")
+                        return answers
 
                 return self._flatten(batch.records, self._answers(batch.records, in_savepoint))
 
@@ -173,6 +174,18 @@ class Loop:
         return events
 
 
+def fitting(answers: Sequence[Answer]) -> Sequence[Answer]:
+    """Refuse output that its topic won't take, while the record that it came from can still be told by halving.
+
+    Raises:
+        Rejected: an event is oversize.
+    """
+    for answer in answers:
+        for event in () if isinstance(answer, Rejected) else answer:
+            check_size(event, Topic(event.topic, None).max_bytes)
+    return answers
+
+
 def dead_letter(record: Record, rejected: Rejected, group: str) -> Outgoing:
     """The event as it came, with reason and origin in headers; a value too large for the topic is cut and marked so."""
     headers = (
@@ -183,6 +196,9 @@ def dead_letter(record: Record, rejected: Rejected, group: str) -> Outgoing:
         ("origin", json.dumps([record.topic, record.partition, record.offset]).encode()),
     )
     room = MAX_DEAD_BYTES - sum(len(name) + len(value) for name, value in headers)
+    if len(record.value) > room:
+        cut = ("cut", str(len(record.value)).encode())
+        headers, room = (*headers, cut), room - len(cut[0]) - len(cut[1])
     return Outgoing(dead(record.topic), record.key, record.value[: max(0, room)], headers)
 
 

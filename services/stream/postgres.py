@@ -339,7 +339,9 @@ def fetch(cursor: Cursor, positions: Mapping[TopicPartition, int], max_records: 
 def wait(connection: Connection, seconds: float) -> None:
     """Sleep until a notice arrives or `seconds` pass."""
     if not connection.notifies:
-        select.select([connection], [], [], seconds)
+        poller = select.poll()  # not `select`, which fails in a process with more than 1,024 files
+        poller.register(connection, select.POLLIN)
+        poller.poll(seconds * 1000)
         connection.poll()
     connection.notifies.clear()
 

@@ -27,6 +27,7 @@ class Trips:
     def __init__(self, connect: Connect, group: str) -> None:
         self._connect, self._group = connect, group
         self._runs: dict[TopicPartition, int] = {}
+        self._counted: dict[TopicPartition, int] = {}
         self._recent: dict[TopicPartition, deque[bool]] = {}
 
     def check(self) -> None:
@@ -52,12 +53,15 @@ class Trips:
             self._recent.setdefault(place, deque(maxlen=WINDOW)).extend([False] * min(count, WINDOW))
 
     def failed(self, record: Record) -> None:
-        """This record broke the step.
+        """This record broke the step; it counts once, however often its batch is redone.
 
         Raises:
             Tripped: the limit is passed; stored before raising.
         """
         place = TopicPartition(record.topic, record.partition)
+        if record.offset <= self._counted.get(place, -1):
+            return
+        self._counted[place] = record.offset
         self._runs[place] = self._runs.get(place, 0) + 1
         recent = self._recent.setdefault(place, deque(maxlen=WINDOW))
         recent.append(True)

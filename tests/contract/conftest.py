@@ -1,24 +1,29 @@
-"""`kit`: each test of the contract once on the embedded log and once on Kafka."""
+"""`bus_kit`: each test of the contract once on the embedded log and once on Kafka."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from kit import BaseKit, EmbeddedKit, set_session
+from kafka_broker import kafka_broker
+from kit import BaseKit, EmbeddedKit, KafkaKit, set_session
 
 from services.stream import membership
+from services.stream.kafka import client
+
+__all__ = ["kafka_broker"]
 
 
 @pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
-def bus_kit(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BaseKit]:
-    """An empty bus with the kit's topics. Sessions of the embedded log are shortened."""
-    before = membership.SESSION_TIMEOUT_S, membership.BEAT_S
-    kit: Any = EmbeddedKit(tmp_path, request.getfixturevalue("database"))
+def bus_kit(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[BaseKit]:
+    """A bus with the kit's own, empty topics, and a database. Sessions are as short as the log allows."""
+    for module, name in ((membership, "SESSION_TIMEOUT_S"), (membership, "BEAT_S"), (client, "SESSION_MS")):
+        monkeypatch.setattr(module, name, getattr(module, name))  # set_session changes them: back to what they were
+    kit: BaseKit = EmbeddedKit(tmp_path, request.getfixturevalue("database"))
+    if request.param == "kafka":
+        kit = KafkaKit(tmp_path, kit.url, request.getfixturevalue("kafka_broker").bootstrap)
     set_session(kit.session_s)
     kit.bus().create_topics()
     yield kit
     kit.close()
-    membership.SESSION_TIMEOUT_S, membership.BEAT_S = before  # type: ignore[misc]

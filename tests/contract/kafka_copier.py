@@ -15,7 +15,6 @@ from services.stream.topics import Topic
 
 
 def main() -> int:
-    import logging, os; logging.basicConfig(level=os.environ.get("KLOG") and logging.DEBUG or logging.ERROR)
     bootstrap, deployment, url, source, target, slot = sys.argv[1:]
     topics = (Topic(source, None), Topic(target, None))
     bus = KafkaBus(bootstrap, connector(url, "copier"), deployment=deployment, topics=topics)

@@ -9,11 +9,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg2
@@ -24,6 +25,7 @@ from services.stream import membership
 from services.stream.bus import Bus, Consumer, Outgoing, Record, TopicPartition
 from services.stream.database import connector
 from services.stream.errors import Transient
+from services.stream.kafka import KafkaBus, client
 from services.stream.postgres import PostgresBus
 from services.stream.topics import Topic, dead
 
@@ -33,22 +35,6 @@ WAIT_S = 60.0
 SEED = int(os.environ.get("CONTRACT_SEED", "20"))
 
 _numbers = itertools.count(1)
-
-
-class Kit(Protocol):
-    """One test's bus: topics, groups and database of its own."""
-
-    name: str
-    url: str
-    partitions: int
-    session_s: float
-    folder: Path
-
-    def bus(self) -> Bus: ...
-    def config(self) -> dict[str, Any]: ...
-    def port(self) -> int: ...
-    def forget_old(self, bus: Bus, topic: str) -> None: ...
-    def relay(self) -> contextlib.AbstractContextManager[None]: ...
 
 
 class BaseKit:
@@ -108,6 +94,10 @@ class BaseKit:
         raise NotImplementedError
 
     def port(self) -> int:
+        """Where the log listens; `MemberProcess.cut` breaks connections to it."""
+        raise NotImplementedError
+
+    def forget_old(self, bus: Bus, topic: str) -> None:
         raise NotImplementedError
 
     def relay(self) -> contextlib.AbstractContextManager[None]:
@@ -149,23 +139,70 @@ class EmbeddedKit(BaseKit):
         assert bus.expire() > 0
 
 
+class KafkaKit(BaseKit):
+    name = "kafka"
+    session_s = 6.0  # the shortest that a broker allows by default
+
+    def __init__(self, folder: Path, url: str, servers: str) -> None:
+        super().__init__(folder, url)
+        self.servers = servers
+
+    def open(self) -> Bus:
+        return open_bus(self.config())
+
+    def config(self) -> dict[str, Any]:
+        return {
+            "kind": self.name,
+            "url": self.url,
+            "servers": self.servers,
+            "deployment": self.prefix,
+            "application": self.prefix,
+            "partitions": self.partitions,
+            "topics": [list(topic) for topic in self.topics],
+        }
+
+    def port(self) -> int:
+        return int(self.servers.rpartition(":")[2])
+
+    def forget_old(self, bus: Bus, topic: str) -> None:
+        """Drop all that `topic` holds now. A broker's own retention looks only every five minutes."""
+        from kafka import KafkaAdminClient
+        from kafka import TopicPartition as KafkaPartition
+
+        with contextlib.closing(KafkaAdminClient(bootstrap_servers=self.servers)) as admin:
+            admin.delete_records({KafkaPartition(*place): end for place, end in bus.ends(topic).items()})
+        assert bus.expire() == 0
+
+    @contextlib.contextmanager
+    def relay(self) -> Iterator[None]:
+        stop = threading.Event()
+        bus: Any = self.bus()
+        thread = threading.Thread(target=bus.relay, args=(stop,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join(WAIT_S)
+            assert not thread.is_alive()
+
+
 def open_bus(config: Mapping[str, Any]) -> Bus:
     """The bus of a `config`, in a member process."""
     topics = [Topic(*topic) for topic in config["topics"]]
     connect = connector(config["url"], config["application"])
     if config["kind"] == "embedded":
         return PostgresBus(connect, config["partitions"], topics)
-    from services.stream.kafka import KafkaBus
-
     return KafkaBus(
         config["servers"], connect, deployment=config["deployment"], partitions=config["partitions"], topics=topics
     )
 
 
 def set_session(seconds: float) -> None:
-    """Make the embedded log's sessions shorter, so that tests needn't wait. All members of a group must agree."""
+    """Make sessions shorter, so that tests needn't wait. All members of a group must agree."""
     membership.SESSION_TIMEOUT_S = seconds  # type: ignore[misc]
     membership.BEAT_S = min(1.0, seconds / 6)  # type: ignore[misc]
+    client.SESSION_MS = int(seconds * 1000)  # type: ignore[misc]
 
 
 class MemberProcess:
@@ -226,9 +263,7 @@ class MemberProcess:
         self._cut.unlink()
 
 
-def until(
-    done: Callable[[], bool], what: str, seconds: float = WAIT_S, detail: Callable[[], str] = lambda: ""
-) -> None:
+def until(done: Callable[[], bool], what: str, seconds: float = WAIT_S, detail: Callable[[], str] = lambda: "") -> None:
     """Wait until `done`."""
     deadline = time.monotonic() + seconds
     while not done():

@@ -84,7 +84,7 @@ def test_through_kill_9(bus_kit: Any, step: str) -> None:
 
 
 def test_through_anything_at_random(bus_kit: Any) -> None:
-    """Kill, freeze past the session, cut the connection for a while, ask to stop: in any order, one at a time or two."""
+    """Kill, freeze past the session, cut the connection for a while, ask to stop: in any order."""
     chance = random.Random(SEED + 1)
     make_effects(bus_kit)
     publish_all(bus_kit, COUNT)

@@ -19,6 +19,7 @@ import psycopg2
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import MemberToRemove
+from kafka.errors import KafkaTimeoutError
 from kafka.structs import TopicPartition as KafkaPartition
 from kafka_broker import Broker, kafka_broker
 
@@ -238,6 +239,29 @@ def test_an_aborted_step_publishes_nothing_and_is_given_again(stage: Stage) -> N
     drain(member, 40, lambda found: member.transform(found, stage.copy(found)))
     once_in_order(values(stage, stage.target, 40), 40)
     member.close()
+
+
+def test_a_rewound_partition_does_not_stall_behind_the_others(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage.publish(400)
+    member = stage.bus.consumer("g", [stage.source], 0, max_records=10)
+    member.rewind(next_batch(member))
+    with monkeypatch.context() as patch:
+        patch.setattr(member._member, "_locate", unsettled)
+        for _ in range(25):  # the others flow meanwhile
+            if (batch := member.poll(0.2)) is not None:
+                member.transform(batch, stage.copy(batch))
+    until = time.monotonic() + 30
+    while (done := sum(stage.bus.committed("g", stage.source).values())) < 400:
+        assert time.monotonic() < until, f"stuck after {done} of 400"
+        if (batch := member.poll(0.2)) is not None:
+            member.transform(batch, stage.copy(batch))
+    once_in_order(values(stage, stage.target, 400), 400)
+    member.close()
+
+
+def unsettled(*_: Any) -> Any:
+    """A position that somebody's open transaction holds back."""
+    raise KafkaTimeoutError
 
 
 def test_aborted_records_are_never_read_and_open_ones_not_yet(stage: Stage) -> None:

@@ -12,8 +12,12 @@ from kit import MemberProcess, effects, events, make_effects, once_in_order, pai
 def settled(first: MemberProcess, second: MemberProcess) -> None:
     """Wait until two members share all partitions."""
     until(
-        lambda: bool(first.owned()) and bool(second.owned()) and len(first.owned() | second.owned()) == 4
-        and not first.owned() & second.owned(),
+        lambda: (
+            bool(first.owned())
+            and bool(second.owned())
+            and len(first.owned() | second.owned()) == 4
+            and not first.owned() & second.owned()
+        ),
         "two owners",
         detail=lambda: f"{first.reports('owned')} {second.reports('owned')}\n{first.log()}\n{second.log()}",
     )

@@ -46,7 +46,8 @@ def test_publish_tells_where_each_event_lies(bus_kit: Any) -> None:
         Outgoing(bus_kit.source, b"k", b"fourth"),
     ]
     placed = publish(bus, sent)
-    found = {(r.topic, r.partition, r.offset): r for topic in (bus_kit.source, bus_kit.out) for r in read(bus, topic, 1)}
+    records = [record for topic in (bus_kit.source, bus_kit.out) for record in read(bus, topic, 1)]
+    found = {(r.topic, r.partition, r.offset): r for r in records}
     for event, (place, offset) in zip(sent, placed, strict=True):
         record = found[(*place, offset)]
         assert (record.key, record.value, record.headers) == (event.key, event.value, event.headers)
@@ -132,7 +133,7 @@ def test_a_slow_reader_loses_nothing(bus_kit: Any) -> None:
     assert list(reader.poll(0.3)) == []
     thread.join()
     once_in_order(pairs(records), 1000)
-    assert reader.positions() == {r: end for r, end in bus.ends(bus_kit.source).items()} or bus_kit.name == "kafka"
+    assert reader.positions() == bus.ends(bus_kit.source)
     reader.close()
 
 

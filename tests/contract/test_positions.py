@@ -6,7 +6,19 @@ import time
 from typing import Any
 
 import pytest
-from kit import consume, effects, events, insert_effects, make_effects, member_of, once_in_order, pairs, poll, publish, read
+from kit import (
+    consume,
+    effects,
+    events,
+    insert_effects,
+    make_effects,
+    member_of,
+    once_in_order,
+    pairs,
+    poll,
+    publish,
+    read,
+)
 
 from services.stream.bus import Outgoing, TopicPartition
 from services.stream.errors import Fenced, Transient
@@ -27,7 +39,7 @@ def test_begins_and_ends(bus_kit: Any) -> None:
     assert bus.partitions(bus_kit.source) == bus_kit.partitions
     assert bus.begins(bus_kit.source) == bus.ends(bus_kit.source) == dict.fromkeys(places, 0)
     placed = publish(bus, spread(bus_kit, 5))
-    last = {place: offset for place, offset in placed}
+    last = dict(placed)
     ends = bus.ends(bus_kit.source)
     assert bus.begins(bus_kit.source) == dict.fromkeys(places, 0)
     assert all(ends[place] > last[place] for place in places)

@@ -5,6 +5,7 @@ Retries wait 1 ms in producers (a one-record transaction takes 106 ms at the def
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
@@ -19,7 +20,6 @@ from kafka import (  # type: ignore[import-untyped]
 )
 from kafka import TopicPartition as KafkaPartition
 from kafka import errors as kinds
-from kafka.admin import MemberToRemove  # type: ignore[import-untyped]
 from kafka.errors import KafkaError  # type: ignore[import-untyped]
 from kafka.protocol.consumer import IsolationLevel, OffsetSpec  # type: ignore[import-untyped]
 
@@ -35,7 +35,7 @@ from services.stream.errors import (
     Truncated,
 )
 
-__all__ = ["IsolationLevel", "KafkaError", "KafkaPartition", "MemberToRemove", "OffsetSpec", "kinds"]
+__all__ = ["IsolationLevel", "KafkaError", "KafkaPartition", "OffsetSpec", "kinds"]
 
 SESSION_MS: Final = 8_000
 """Silence after which a member's partitions go to others."""
@@ -45,6 +45,7 @@ REBALANCE_MS: Final = 120_000
 """How long the others wait for a member that is inside a step and hasn't called `keep`."""
 WAIT_MS: Final = 15_000
 """Longest wait for an answer of the broker, above `TRANSACTION_MS`: whatever is pending has been decided by then."""
+REACH_S: Final = 2.0
 MAX_REQUEST_BYTES: Final = 8_000_000
 
 _COMMON: Final[dict[str, Any]] = {
@@ -103,8 +104,26 @@ def mapped() -> Iterator[None]:
         raise translated(error) from error
 
 
+def _reach(bootstrap: str) -> None:
+    """Make sure that a broker listens: a client that can't bootstrap in its constructor leaves a thread behind, trying.
+
+    Raises:
+        Transient: none does.
+    """
+    reasons = []
+    for address in bootstrap.split(","):
+        host, _, port = address.strip().rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), REACH_S).close()
+            return
+        except OSError as error:
+            reasons.append(f"{address}: {error}")
+    raise Transient("; ".join(reasons))
+
+
 def admin(bootstrap: str) -> Any:
     """A new KafkaAdminClient; its calls may come from any thread."""
+    _reach(bootstrap)
     with mapped():
         return KafkaAdminClient(bootstrap_servers=bootstrap, retry_backoff_ms=20, **_COMMON)
 
@@ -115,6 +134,7 @@ def producer(bootstrap: str, transactional_id: str | None = None) -> Any:
     Inside transactions records wait for the flush, so that they travel in few requests.
     """
     transactional = {"transactional_id": transactional_id, "linger_ms": 1_000} if transactional_id else {}
+    _reach(bootstrap)
     with mapped():
         return KafkaProducer(
             bootstrap_servers=bootstrap,
@@ -144,6 +164,7 @@ def end(client: Any) -> None:
 
 def consumer(bootstrap: str, group: str | None = None, instance: str | None = None, max_records: int = 500) -> Any:
     """A new KafkaConsumer that reads committed records only and neither commits nor resets a position by itself."""
+    _reach(bootstrap)
     with mapped():
         return KafkaConsumer(
             bootstrap_servers=bootstrap,
@@ -182,6 +203,32 @@ def beat(member: Any) -> None:
     """
     coordinator = member._coordinator
     coordinator._net.run(coordinator._send_heartbeat_request)
+
+
+def attend(member: Any) -> None:
+    """Take part in the group, joining again if need be, without fetching."""
+    member._coordinator.poll(timeout_ms=0)
+
+
+def leave(member: Any, timeout_ms: int) -> None:
+    """Close, and leave the group at once: kafka-python lets a static member's session run out instead.
+
+    The request names member id and instance, so a fenced member doesn't end its successor.
+    """
+    member._coordinator.is_dynamic_member = lambda: True
+    member.close(autocommit=False, timeout_ms=timeout_ms)
+
+
+def resume(member: Any, place: TopicPartition) -> None:
+    """Fetch a paused partition again.
+
+    What it had buffered at the pause is thrown away and fetched anew: kafka-python would bring it back only when its
+    slot for the current partition is empty, which it never is while other partitions have records, and fetches nothing
+    in the meantime.
+    """
+    member._fetcher._paused_completed_fetches.pop(place_of(place), None)
+    member._fetcher._paused_partition_records.pop(place_of(place), None)
+    member.resume(place_of(place))
 
 
 class Watch(ConsumerRebalanceListener):  # type: ignore[misc]

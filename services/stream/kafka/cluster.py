@@ -9,11 +9,10 @@ from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 from services.stream.bus import TopicPartition
-from services.stream.errors import Misconfigured, TickerloopError, Transient
+from services.stream.errors import Misconfigured, Transient
 from services.stream.kafka import client
 from services.stream.kafka.client import (
     IsolationLevel,
-    MemberToRemove,
     OffsetSpec,
     kinds,
     mapped,
@@ -167,15 +166,6 @@ class Cluster:
         offsets = offsets_of(positions)
         for kind in self._ask(lambda admin: set(admin.alter_group_offsets(group, offsets).values())) - {kinds.NoError}:
             raise translated(kind(group))
-
-    def leave(self, group: str, member_id: str, instance: str) -> None:
-        """End a member at once; a static one is otherwise waited for until its session runs out.
-
-        The member id keeps a fenced member from ending its successor. Nothing is lost if this fails.
-        """
-        member = MemberToRemove(member_id=member_id, group_instance_id=instance)
-        with suppress(TickerloopError), mapped():
-            self._client().remove_group_members(group, [member])
 
 
 def _create(admin: Any, shapes: dict[str, Any]) -> None:

@@ -112,7 +112,7 @@ class GroupConsumer:
     def close(self) -> None:
         """See `Consumer`."""
         if self._member is not None:
-            self._member.close(self._service.cluster)
+            self._member.close()
 
 
 class Transformer(GroupConsumer):

@@ -15,7 +15,6 @@ from services.stream.bus import TopicPartition
 from services.stream.errors import Fenced, SlotTaken, Transient, Truncated
 from services.stream.kafka import client
 from services.stream.kafka.client import kinds, mapped, place_of
-from services.stream.kafka.cluster import Cluster
 
 SLICE_S: Final = 0.1
 """Longest stay inside the client: a new assignment is looked up after it."""
@@ -113,7 +112,7 @@ class Member:
         self._number += 1
         self.leases[place] = Lease(self._number, position, mark)
         self._client.seek(place_of(place), position)
-        self._client.resume(place_of(place))
+        client.resume(self._client, place)
         self._held.discard(place)
 
     def hold(self, places: Iterable[TopicPartition]) -> None:
@@ -149,15 +148,10 @@ class Member:
 
     def keep(self) -> None:
         """Take part in the group without fetching. A broker that is away is the next poll's to tell."""
-        self._client.pause(*map(place_of, self.leases))
         with suppress(Transient), mapped():
-            self._client.poll(timeout_ms=0)
-        self._client.resume(*map(place_of, self.leases))
+            client.attend(self._client)
 
-    def close(self, cluster: Cluster) -> None:
+    def close(self) -> None:
         """Leave at once."""
-        membership = self._client.group_metadata()
         with suppress(Transient), mapped():
-            self._client.close(timeout_ms=LOOK_UP_MS)
-        if membership.member_id:
-            cluster.leave(self._group, membership.member_id, self._instance)
+            client.leave(self._client, LOOK_UP_MS)

@@ -1,0 +1,95 @@
+"""One text, from what its source sent to what is scored: pure, in a straight line, about 40 µs a headline."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+
+from services.clean import boilerplate, entities, html, language, length, privacy, unicode
+from services.clean.fingerprint import Fingerprint, fingerprint
+from services.clean.times import event_time
+from services.stream.events import CleanText, Origin, RawText, RejectedText, text_id
+
+DAY_S = 24 * 3600
+
+
+class CleanSettings(msgspec.Struct, frozen=True):
+    """What a deployment may choose."""
+
+    languages: tuple[str, ...] = ("en", "zh")
+    """ISO 639-1 codes that pass."""
+    companies: str | None = None
+    """Path of a company table; None takes the project's (`entities`)."""
+    copies_s: int = 3 * DAY_S
+    """How far apart in event time two equal texts are still one story."""
+
+
+class Cleaned(NamedTuple):
+    """A text that is scored if no other member of its cluster was: then the cluster bears its id."""
+
+    text: CleanText
+    fingerprint: Fingerprint
+
+
+def clean(raw: RawText, received_ms: int, origin: Origin, settings: CleanSettings) -> Cleaned | RejectedText:
+    """Normalise, judge and describe one text; deterministic."""
+    identity = text_id(raw)
+    marks: list[str] = []
+
+    body, body_marks = _prepared(raw.text)
+    title, _ = _prepared(raw.title) if raw.title else ("", ())
+    if not body and "cut:boilerplate" not in body_marks:
+        body, title = title, ""  # a headline alone is a text; one above nothing but boilerplate is not
+    marks += body_marks
+    reason = length.refusal(body)
+    if reason:
+        return _refused(
+            raw, identity, "boilerplate" if "cut:boilerplate" in body_marks and not body else reason, origin
+        )
+
+    code = language.detect(body, raw.language)
+    if code not in settings.languages:
+        return _refused(raw, identity, "language", origin, detail=code)
+
+    body, kinds = privacy.mask(body)
+    title, title_kinds = privacy.mask(title) if title else ("", ())
+    marks += (f"masked:{kind}" for kind in dict.fromkeys((*kinds, *title_kinds)))
+
+    text = body if not title or title.casefold() in body.casefold() else f"{title}\n{body}"
+    tickers = entities.tickers(text, entities.load(settings.companies))
+    when = event_time(raw.published, received_ms)
+    if when.mark:
+        marks.append(when.mark)
+
+    event = CleanText(
+        text_id=identity,
+        cluster=identity,
+        text=text,
+        source=unicode.repair(raw.source),
+        event_time=when.ms,
+        received=received_ms,
+        language=code,
+        external_id=unicode.repair(raw.id) if raw.id else None,
+        url=unicode.repair(raw.url) if raw.url else None,
+        tickers=tickers,
+        marks=tuple(marks),
+        origin=origin,
+    )
+    return Cleaned(event, fingerprint(body, title, tickers))
+
+
+def _prepared(text: str) -> tuple[str, tuple[str, ...]]:
+    """Readable text, and what was taken out of it."""
+    plain = html.to_text(text)
+    marks = ("stripped:html",) if plain is not text and html.has_markup(text) else ()
+    tidy = boilerplate.tidy(unicode.repair(plain))
+    kept = boilerplate.cut(tidy)
+    if kept != tidy or (not kept and marks and boilerplate.tidy(html.to_text(text, chrome=True))):
+        marks += ("cut:boilerplate",)
+    return kept, marks
+
+
+def _refused(raw: RawText, identity: str, reason: str, origin: Origin, *, detail: str = "") -> RejectedText:
+    source = unicode.repair(raw.source)
+    return RejectedText(text_id=identity, reason=reason, detail=detail, source=source, text=raw.text, origin=origin)

@@ -1,0 +1,157 @@
+"""A model as files: `head.safetensors` and `model.json`, over an encoder that is named by the hashes of its files.
+
+The version is derived from everything that makes the answers: head, encoder, export, labels, temperature. Equal
+content is the same version, and a file that was changed no longer has its version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Annotated, Final, NamedTuple
+
+import msgspec
+import numpy as np
+from msgspec import Meta, Struct
+
+from services.score.base import EXPORT, BaseFiles
+from services.score.head import Head, from_bytes, to_bytes
+from services.stream.errors import Rejected
+from services.stream.events import LABELS
+
+CARD: Final = "model.json"
+HEAD: Final = "head.safetensors"
+TOLERANCE: Final = 0.05
+"""Of a stored probability. Other processors round otherwise, and a rounding that flips in int8 is amplified by later
+layers; a wrong file is off by much more on some example."""
+
+Hash = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class Answered(Struct, frozen=True):
+    """A text written for this project, and the model's own answer to it (negative, neutral, positive)."""
+
+    text: str
+    probabilities: tuple[float, float, float]
+
+
+class ModelCard(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`model.json`: what a model is, what it was made of, and how to recognise it."""
+
+    version: str
+    labels: tuple[str, ...]
+    temperature: Annotated[float, Meta(gt=0)]
+    """Logits are divided by it (Guo et al. 2017, "On Calibration of Modern Neural Networks")."""
+    base: BaseFiles
+    export: str
+    """`services.score.base.EXPORT` when it was made: the features that the head expects."""
+    head: Hash
+    dataset: str
+    """SHA-256 over the ids and labels, or the files, that it learned from."""
+    parent: str | None
+    """Version it was trained on from."""
+    metrics: dict[str, float]
+    created: int
+    """Milliseconds since the epoch."""
+    examples: tuple[Answered, ...]
+    tolerance: float
+
+
+class Model(NamedTuple):
+    """A verified card with its head."""
+
+    card: ModelCard
+    head: Head
+
+
+def version_of(head_hash: str, base: BaseFiles, export: str, labels: Sequence[str], temperature: float) -> str:
+    """12 hex digits of SHA-256 over all that makes the answers."""
+    parts = [head_hash, base.weights, base.tokenizer, base.config, export, list(labels), temperature]
+    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:12]
+
+
+def make(
+    head: Head,
+    temperature: float,
+    base: BaseFiles,
+    *,
+    dataset: str,
+    parent: str | None,
+    metrics: Mapping[str, float],
+    examples: Mapping[str, np.ndarray],
+) -> Model:
+    """A model of a head that was just trained; `examples` maps texts to their features float32[d]."""
+    head_hash = hashlib.sha256(to_bytes(head)).hexdigest()
+    answers = head.probabilities(np.stack(list(examples.values())), temperature).round(6)
+    card = ModelCard(
+        version=version_of(head_hash, base, EXPORT, LABELS, temperature),
+        labels=LABELS,
+        temperature=temperature,
+        base=base,
+        export=EXPORT,
+        head=head_hash,
+        dataset=dataset,
+        parent=parent,
+        metrics=dict(metrics),
+        created=time.time_ns() // 1_000_000,
+        examples=tuple(Answered(text, (p[0], p[1], p[2])) for text, p in zip(examples, answers.tolist(), strict=True)),
+        tolerance=TOLERANCE,
+    )
+    return Model(card, head)
+
+
+def save(model: Model, folder: Path) -> None:
+    """Write both files into `folder`, the card last, each replaced whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    card = msgspec.json.format(msgspec.json.encode(model.card), indent=2)
+    for name, content in ((HEAD, to_bytes(model.head)), (CARD, card + b"\n")):
+        partial = folder / f".{name}.partial"
+        partial.write_bytes(content)
+        partial.replace(folder / name)
+
+
+def load(folder: Path) -> Model:
+    """Read a model and check it against its own card.
+
+    Raises:
+        Rejected: a file is missing or malformed, or isn't what the card says; the detail names what differs.
+    """
+    try:
+        card = msgspec.json.decode((folder / CARD).read_bytes(), type=ModelCard)
+        content = (folder / HEAD).read_bytes()
+    except (OSError, msgspec.DecodeError) as error:
+        raise Rejected("tampered", f"{folder} holds no model: {error}") from None
+    found = hashlib.sha256(content).hexdigest()
+    if found != card.head:
+        raise Rejected("tampered", f"{HEAD} has SHA-256 {found}, {CARD} says {card.head}")
+    derived = version_of(card.head, card.base, card.export, card.labels, card.temperature)
+    if derived != card.version:
+        raise Rejected("tampered", f"{CARD} says version {card.version}, its content makes {derived}")
+    if card.labels != LABELS:
+        raise Rejected("labels", f"the model answers {', '.join(card.labels)}; this release knows {', '.join(LABELS)}")
+    if card.export != EXPORT:
+        raise Rejected("export", f"the head was trained on features {card.export}; this release makes {EXPORT}")
+    return Model(card, from_bytes(content))
+
+
+def differences(card: ModelCard, answers: np.ndarray) -> list[str]:
+    """Where float64[n, 3] answers to the stored examples leave the tolerance or the label; empty when none does."""
+    found = []
+    for example, answer in zip(card.examples, answers, strict=True):
+        stored = np.array(example.probabilities)
+        if stored.argmax() != answer.argmax() or np.abs(stored - answer).max() > card.tolerance:
+            found.append(f"{example.text!r}: stored {_shown(stored)}, now {_shown(answer)}")
+    return found
+
+
+def _shown(probabilities: np.ndarray) -> str:
+    return "/".join(f"{p:.3f}" for p in probabilities)
+
+
+def bundled() -> Path:
+    """Folder of the model that the project ships."""
+    with as_file(files("services.score") / "bundled") as folder:
+        return folder

@@ -1,0 +1,138 @@
+"""Fit a head on fixed features: seconds on a CPU, the same result for the same input and seed. Importing this imports
+torch.
+
+The trainer's own loop and the bundled model's recipe both learn with `fit`; they differ in the examples, in their
+weights and in whether they start from a parent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, NamedTuple
+
+import numpy as np
+import torch
+from scipy.optimize import minimize_scalar
+from torch.nn.functional import dropout, log_softmax, relu
+
+from services.score.head import Head
+
+HIDDEN: Final = 256
+DROPOUT: Final = 0.5
+"""Of the features and of the hidden units: there are more of the first than there are examples to tell them apart
+by."""
+COOLEST, HOTTEST = 0.2, 5.0
+"""Bounds of the temperature; a fit that ends at one of them has learned nothing that could be calibrated."""
+
+
+class Schedule(NamedTuple):
+    """How long and how fast. The rate falls linearly to nought; `decay` pulls towards the start, per unit of rate."""
+
+    epochs: int = 8
+    batch: int = 256
+    rate: float = 1e-3
+    decay: float = 1.0
+
+
+FRESH: Final = Schedule()
+TUNE: Final = Schedule(epochs=10, batch=64, rate=3e-4, decay=1.0)
+"""From a parent: small steps over few examples."""
+
+
+def fit(
+    features: np.ndarray,
+    targets: np.ndarray,
+    weights: np.ndarray,
+    *,
+    init: Head | None = None,
+    seed: int = 0,
+    schedule: Schedule | None = None,
+) -> Head:
+    """Minimise the weighted mean cross-entropy between targets and answers.
+
+    Args:
+        features: float32[n, d]. targets: float32[n, 3], rows summing to 1: one-hot for people's labels, a model's own
+        (temperature 1) answers for
+            texts on which it is to stay as it is.
+        weights: float32[n], relative.
+        init: the parent; decay then pulls towards it instead of towards nought, and its standardisation is kept.
+        seed: of the initial weights, the order of the examples and the dropout.
+        schedule: `TUNE` with a parent and `FRESH` without one, unless given.
+
+    Raises:
+        ValueError: no examples, or arrays whose lengths differ.
+    """
+    if not len(features) == len(targets) == len(weights) or not len(features):
+        raise ValueError(f"{len(features)} features, {len(targets)} targets and {len(weights)} weights")
+    plan = schedule or (TUNE if init else FRESH)
+    start = init or _fresh(features, seed)
+    x = torch.from_numpy(((features - start.mean) / start.scale).astype(np.float32))
+    y = torch.from_numpy(np.asarray(targets, np.float32))
+    w = torch.from_numpy((weights / weights.mean()).astype(np.float32))
+    origin = [torch.from_numpy(array) for array in start[2:]]
+    learned = [tensor.clone().requires_grad_() for tensor in origin]
+    pulls = [torch.zeros_like(tensor) for tensor in origin] if init is None else origin
+    optimizer = torch.optim.Adam(learned, lr=plan.rate)
+    steps = plan.epochs * -(-len(x) // plan.batch)
+    with _seeded(seed):
+        for step, batch in enumerate(_batches(len(x), plan)):
+            rate = optimizer.param_groups[0]["lr"] = plan.rate * (1 - step / steps)
+            optimizer.zero_grad()
+            loss = -(y[batch] * log_softmax(_logits(x[batch], learned), 1)).sum(1) @ w[batch] / len(batch)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            with torch.no_grad():  # decoupled weight decay (Loshchilov & Hutter 2019), about the starting point
+                for tensor, pull in zip(learned, pulls, strict=True):
+                    tensor.lerp_(pull, rate * plan.decay)
+    return Head(start.mean, start.scale, *(tensor.detach().numpy() for tensor in learned))
+
+
+def _logits(x: torch.Tensor, learned: list[torch.Tensor]) -> torch.Tensor:
+    hidden_weights, hidden_bias, weights, bias = learned
+    hidden = relu(dropout(x, DROPOUT) @ hidden_weights + hidden_bias)
+    return dropout(hidden, DROPOUT) @ weights + bias
+
+
+def _batches(n: int, plan: Schedule) -> Iterator[torch.Tensor]:
+    for _ in range(plan.epochs):
+        yield from torch.split(torch.randperm(n), plan.batch)
+
+
+def _fresh(features: np.ndarray, seed: int) -> Head:
+    """Standardising, with weights as He et al. (2015) draw them for ReLU."""
+    d = features.shape[1]
+    random = np.random.default_rng(seed)
+    return Head(
+        mean=features.mean(axis=0, dtype=np.float64).astype(np.float32),
+        scale=(features.std(axis=0, dtype=np.float64) + 1e-3).astype(np.float32),
+        hidden_weights=random.normal(0, (2 / d) ** 0.5, (d, HIDDEN)).astype(np.float32),
+        hidden_bias=np.zeros(HIDDEN, np.float32),
+        weights=random.normal(0, (1 / HIDDEN) ** 0.5, (HIDDEN, 3)).astype(np.float32),
+        bias=np.zeros(3, np.float32),
+    )
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def calibrate(logits: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> float:
+    """The temperature that minimises the weighted cross-entropy on examples the head hasn't learned (Guo et al. 2017).
+
+    Args:
+        logits: float32[n, 3].
+        targets: float32[n, 3].
+        weights: float32[n].
+    """
+
+    def loss(log_temperature: float) -> float:
+        scaled = logits.astype(np.float64) / np.exp(log_temperature)
+        losses = np.logaddexp.reduce(scaled, axis=1) - (targets * scaled).sum(axis=1)
+        return float(weights @ losses)
+
+    found = minimize_scalar(loss, bounds=(np.log(COOLEST), np.log(HOTTEST)), method="bounded")
+    return round(float(np.exp(found.x)), 4)

@@ -1,0 +1,129 @@
+"""The same window module in the Faust app, against a real broker."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+import pytest
+from kafka_broker import Broker
+from monitor_kit import (
+    PARTITIONS,
+    count_all,
+    count_with_kills,
+    expected,
+    made,
+    outgoing,
+    query,
+    rows,
+    until,
+    working,
+)
+
+from services.settings import Settings
+from services.stream.bus import partition_of
+from services.stream.errors import TickerloopError
+from services.stream.events import Mention
+from services.stream.kafka import KafkaBus, client
+from services.stream.topics import MENTIONS
+
+pytestmark = pytest.mark.kafka
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def settings(kafka_broker: Broker, database: str, tmp_path: Path) -> Settings:
+    """A deployment of its own on topics of its own: an earlier test's `mentions` is another topic of the same name."""
+    with closing(client.admin(kafka_broker.bootstrap)) as admin:
+        admin.delete_topics([name for name in admin.list_topics() if name.startswith(MENTIONS)])
+    settings = Settings(
+        database=database,
+        bus=f"kafka://{kafka_broker.bootstrap}",
+        data=str(tmp_path / "var"),
+        partitions=PARTITIONS,
+        deployment=f"monitor{next(_numbers)}",
+    )
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            settings.open_bus("test").create_topics()
+            settings.open_bus("test").ends(MENTIONS)
+            return settings
+        except TickerloopError:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+
+
+@pytest.fixture
+def bus(settings: Settings) -> Iterator[KafkaBus]:
+    with closing(settings.open_bus("test")) as bus:
+        assert isinstance(bus, KafkaBus)
+        yield bus
+
+
+def publish(bus: KafkaBus, events: Sequence[Mention], each: int = 500) -> None:
+    for start in range(0, len(events), each):
+        bus.publish([outgoing(event) for event in events[start : start + each]])
+
+
+def outbox(url: str) -> list[tuple[str, bytes]]:
+    """Dead letters that wait for the relay: topic and value."""
+    found = query(url, "SELECT topic, value FROM log.outbox ORDER BY seq")
+    return [(topic, bytes(value)) for topic, value in found]
+
+
+def test_both_buses_come_to_the_same_rows(settings: Settings, bus: KafkaBus) -> None:
+    events = made(3_000)
+    publish(bus, events, each=70)
+    result = count_all(settings, events)
+    query(settings.database, "TRUNCATE window_minute, late_mention")
+    embedded = msgspec.structs.replace(settings, bus="embedded")
+    with closing(embedded.open_bus("test")) as log:
+        log.create_topics()
+        log.publish([outgoing(event) for event in events])
+    assert result == count_all(embedded, events) == expected(events)
+    assert result.late
+
+
+def test_kills_change_nothing(settings: Settings, bus: KafkaBus) -> None:
+    events = made(12_000)
+    publish(bus, events)
+    assert count_with_kills(settings, events, kills=2) == expected(events)
+
+
+def test_aborted_mentions_are_not_counted(settings: Settings, bus: KafkaBus) -> None:
+    events = made(300)
+    with closing(client.producer(settings.bus.removeprefix("kafka://"), f"{settings.deployment}.aborts")) as producer:
+        producer.init_transactions()
+        for start in range(0, len(events), 100):
+            producer.begin_transaction()
+            for event in made(50, seed=start):
+                key = event.ticker.encode()
+                producer.send(MENTIONS, outgoing(event).value, key=key, partition=partition_of(key, PARTITIONS))
+            producer.flush()
+            producer.abort_transaction()
+            publish(bus, events[start : start + 100])
+    assert sum(bus.ends(MENTIONS).values()) > len(events) + 150, "the aborted records are in the log"
+    count_all(settings, events)
+    with working(settings, idle_ms=300) as worker:
+        until(lambda: all(row[5] for row in rows(settings.database).windows.values()), worker)
+    assert rows(settings.database).n == len(events)
+
+
+def test_workers_that_come_and_go_change_nothing(settings: Settings, bus: KafkaBus) -> None:
+    events = made(9_000)
+    publish(bus, events[:3_000])
+    with working(settings, 0) as first:
+        until(lambda: rows(settings.database).n > 1_000, first)
+        with working(settings, 1) as second:
+            until(lambda: "counts partitions" in second.log.read_text(), second)
+            publish(bus, events[3_000:6_000], each=100)
+            until(lambda: rows(settings.database).n > 4_000, second)
+            assert first.stop() == 0
+            publish(bus, events[6_000:], each=100)
+            until(lambda: rows(settings.database).n == len(events), second)
+    assert rows(settings.database) == expected(events)
