@@ -149,7 +149,7 @@ def migrate() -> None:
     applied = apply(chosen.database)
     with closing(chosen.open_bus("migrate")) as bus:
         bus.create_topics()
-        register_bundled(bus, chosen)
+        register_bundled(bus)
     click.echo(f"{applied} migrations applied; topics and model are there")
 
 

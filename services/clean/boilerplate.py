@@ -12,13 +12,14 @@ LONGEST_SENTENCE: Final = 300
 """Prompts are short; longer sentences are never one."""
 
 _STEMS: Final = (
-    "cookie", "subscri", "newsletter", "sign up", "signing up", "read more", "continue", "advertisement", "rights reserved",
-    "javascript", "browser", "policy", "terms of", "log in", "share on", "also like", "free trial", "free article", "sign in",
-    "inbox", "got it", "accept all", "preferences", "opt out", "ray id",
+    "cookie", "subscri", "newsletter", "sign up", "signing up", "read more", "continue", "advertisement",
+    "rights reserved", "javascript", "browser", "policy", "terms of", "log in", "share on", "also like", "free trial",
+    "free article", "sign in", "inbox", "got it", "accept all", "preferences", "opt out", "ray id",
 )  # fmt: skip
 """A text with none of these has nothing to drop."""
 
-# Each alternative must describe a whole sentence or line; `Netflix gains subscribers` and `Google keeps cookies` match none.
+# Each alternative must describe a whole sentence or line; `Netflix gains subscribers` and `Google keeps cookies`
+# match none.
 _NOISE: Final = re.compile(
     r"""(?:
       (?:please\s)?subscribe\s(?:now\b|today\b|here\b|to\s(?:our|the|this|continue|read)\b).{0,160}
@@ -27,12 +28,14 @@ _NOISE: Final = re.compile(
     | (?:start|begin)\syour\sfree\strial.{0,80} | you\shave\s\d+\s(?:free\s)?articles?\s(?:left|remaining).{0,60}
     | this\s(?:article|story|content)\sis\s(?:for|available\sto)\s(?:our\s)?subscribers.{0,60}
     | get\s.{0,60}\sin(?:to)?\syour\sinbox.{0,40}
-    | (?:this|our|the)\s(?:web)?site\suses\scookies.{0,120} | we\s(?:and\sour\s.{0,40}partners\s)?(?:use|store)\b.{0,120}cookies.{0,120}
+    | (?:this|our|the)\s(?:web)?site\suses\scookies.{0,120}
+    | we\s(?:and\sour\s.{0,40}partners\s)?(?:use|store)\b.{0,120}cookies.{0,120}
     | by\s(?:continuing|clicking|using|signing\sup|browsing)\b.{0,160}(?:cookies|terms|polic).{0,120}
     | you\scan\s(?:accept|manage|unsubscribe|opt\sout)\b.{0,120} | you(?:'re|\sare)\sreceiving\sthis\b.{0,120}
     | if\syou\sno\slonger\s(?:wish|want)\sto\sreceive\b.{0,160} | (?:click\shere\sto\s)?unsubscribe(?:\shere)?
     | we(?:'ve|\shave)\supdated\sour\s(?:privacy|cookie|terms).{0,80}
-    | (?:(?:accept|reject|manage|allow)\s?(?:all|cookies|preferences|choices|settings)?(?:\scookies)?[\s|]*){1,4} | got\sit
+    | (?:(?:accept|reject|manage|allow)\s?(?:all|cookies|preferences|choices|settings)?(?:\scookies)?[\s|]*){1,4}
+    | got\sit
     | (?:read|see)\smore\b(?:\s?[:>»].{0,120})? | continue\sreading\b.{0,40} | you\s(?:may|might)\salso\slike.{0,20}
     | advertisement(?:\s?[-–—:]\s?scroll\sto\scontinue)?
     | share\s(?:this\s)?on\s(?:facebook|twitter|x|linkedin|whatsapp)\b.{0,80}
@@ -44,11 +47,12 @@ _NOISE: Final = re.compile(
 )
 _SENTENCE: Final = re.compile(r"(?<=[.!?])\s+")
 _MENU: Final = frozenset(
-    "about us|about|contact|contact us|home|markets|terms|terms of use|terms of service|privacy|privacy policy|careers|log in"
-    "|login|sign in|subscribe|newsletter|share|tweet|email|e-mail|print|facebook|twitter|linkedin|help|cookies|sitemap".split(
-        "|"
+    (
+        "about us", "about", "contact", "contact us", "home", "markets", "terms", "terms of use", "terms of service",
+        "privacy", "privacy policy", "careers", "log in", "login", "sign in", "subscribe", "newsletter", "share",
+        "tweet", "email", "e-mail", "print", "facebook", "twitter", "linkedin", "help", "cookies", "sitemap",
     )
-)
+)  # fmt: skip
 
 
 def tidy(text: str) -> str:

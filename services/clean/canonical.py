@@ -1,8 +1,8 @@
 """What two copies of one story have in common: its tokens, without what people who pass it on put around it.
 
-Dropped: case, punctuation, articles, links; `RT @x:`, `BREAKING:`, `UPDATE 1-` in front; an agency's name, credits and small
-hashtags behind a finished sentence. Kept, since a change of them is news: every other word, numbers with their signs, currency
-and per cent signs, and emoji that point up or down.
+Dropped: case, punctuation, articles, links; `RT @x:`, `BREAKING:`, `UPDATE 1-` in front; an agency's name, credits
+and small hashtags behind a finished sentence. Kept, since a change of them is news: every other word, numbers with
+their signs, currency and per cent signs, and emoji that point up or down.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ MIN_LEFT: Final = 8
 
 ARTICLES: Final = frozenset(("a", "an", "the", "and"))
 
-_AGENCY: Final = r"(?:[A-Z][\w.&]*[ /]){0,3}(?:Reuters|Bloomberg|AP|AFP|PTI|IANS|ANI|Xinhua|Dow\sJones|[A-Z]?\w*(?:[Ww]ire|[Pp]ress)|News|Times|Post)"
+_AGENCY: Final = (
+    r"(?:[A-Z][\w.&]{0,30}[ /]){0,3}"
+    r"(?:Reuters|Bloomberg|AP|AFP|PTI|IANS|ANI|Xinhua|Dow\sJones|\w{0,20}(?:[Ww]ire|[Pp]ress)|News|Times|Post)"
+)
 _NAME: Final = r"[A-Z][\w.&]{0,30}(?:[ /][A-Z][\w.&]{0,30}){0,3}"
 _DASH: Final = r"(?:-{1,2}|[–—|])"
 
@@ -25,14 +28,15 @@ _HEAD: Final = re.compile(
     rf"""[^\w@$(+\-#]*(?:
       RT\s+@\w{{1,30}}\s*:?
     | (?:UPDATE|WRAPUP|REFILE)\s?\d{{1,2}}\s?[-–—:] | (?:REFILE)\s?[-–—:]
-    | (?i:breaking(?:\snews)?|just\sin|flash|alert|urgent|exclusive|newsflash)\s?[^\w\s$+.,'’%-]+ | (?i:breaking|just\sin)\s[-–—]
+    | (?i:breaking(?:\snews)?|just\sin|flash|alert|urgent|exclusive|newsflash)\s?[^\w\s$+.,'’%-]+
+    | (?i:breaking|just\sin)\s[-–—]
     | (?:[A-Z][A-Z .,/]{{2,30}}\s)?\({_AGENCY}\)\s?[-–—:]+
     )\s*""",
     re.VERBOSE,
 )
 _MENTION: Final = re.compile(r"\s*@\w{1,30}\s+(?=[A-Z])")
 MIN_AFTER_MENTION: Final = 12
-"""Words that must follow a reply's leading @name before it may be dropped: in a short text it may be what it is about."""
+"""Words that must follow a reply's leading @name before it may be dropped: a short text may be about that name."""
 
 _TAIL: Final = re.compile(
     rf"""(?:

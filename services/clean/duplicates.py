@@ -1,18 +1,19 @@
 """What was seen before: identity and copies, claimed durably, so that of a cluster of copies exactly one is scored.
 
 Where each claim lies, and why:
-- *Identity* (table `claim`) and *whole or cut-off copies* (table `story`) are in PostgreSQL. A copy scored twice is counted
-  twice in every aggregate, so a wiped cache must not bring it about; and the claims share a transaction, so the price of
-  both is three statements and one commit per batch.
+- *Identity* (table `claim`) and *whole or cut-off copies* (table `story`) are in PostgreSQL. A copy scored twice is
+  counted twice in every aggregate, so a wiped cache must not bring it about; and the claims share a transaction, so
+  the price of both is three statements and one commit per batch.
 - *Near copies* of long texts (`near`) are in Valkey. A MinHash is recall from the start, and its keys are many.
 
-One advisory lock is held from the first statement to the commit: a cut-off copy and its whole have no key in common that an
-index could make unique, so two workers must not decide at the same time. It costs little (4 round trips and a commit for 500
-texts), can't deadlock, and each statement after it sees all that was committed before. A client that stalls inside is ended by
-`idle_in_transaction_session_timeout`.
+One advisory lock is held from the first statement to the commit: a cut-off copy and its whole have no key in common
+that an index could make unique, so two workers must not decide at the same time. It costs little (4 round trips and
+a commit for 500 texts), can't deadlock, and each statement after it sees all that was committed before. A client
+that stalls inside is ended by `idle_in_transaction_session_timeout`.
 
-This transaction commits before the step's own. A crash between them is a redo: the same record finds its own claim and its own
-story and goes on. A story needs no position of its own: whoever got past the claim of a text id is the record that made it.
+This transaction commits before the step's own. A crash between them is a redo: the same record finds its own claim
+and its own story and goes on. A story needs no position of its own: whoever got past the claim of a text id is the
+record that made it.
 """
 
 from __future__ import annotations
@@ -134,7 +135,8 @@ class Duplicates:
                 known[one.fingerprint.anchor].append(_Story(one.text_id, one.event_time, one.fingerprint))
                 added[one.text_id] = one
             elif one.fingerprint.covers(story.fingerprint):
-                # The whole takes the place of its cut-off copy: two stories that begin alike mustn't both be copies of it.
+                # The whole takes the place of its cut-off copy: two stories that begin alike mustn't both be copies
+                # of it.
                 stories = known[one.fingerprint.anchor]
                 stories[stories.index(story)] = story._replace(fingerprint=one.fingerprint)
                 if story.text_id in added:
@@ -207,9 +209,11 @@ def _position(origin: Origin) -> tuple[str, int, int]:
 def _known(cursor: Cursor, fingerprints: Sequence[Fingerprint]) -> defaultdict[int, list[_Story]]:
     """Stories these could be copies of, by anchor: the same whole, or one of the two is cut off."""
     cursor.execute(
-        "SELECT text_id, event_time, exact, anchor, length, truncated, prefixes FROM story WHERE exact = ANY(%(exact)s::bytea[])"
-        " UNION SELECT * FROM (SELECT text_id, event_time, exact, anchor, length, truncated, prefixes FROM story"
-        " WHERE anchor = ANY(%(cut)s::bigint[]) OR (truncated AND anchor = ANY(%(all)s::bigint[])) LIMIT %(limit)s) AS begun",
+        "SELECT text_id, event_time, exact, anchor, length, truncated, prefixes FROM story"
+        " WHERE exact = ANY(%(exact)s::bytea[]) UNION SELECT * FROM ("
+        "SELECT text_id, event_time, exact, anchor, length, truncated, prefixes FROM story"
+        " WHERE anchor = ANY(%(cut)s::bigint[]) OR (truncated AND anchor = ANY(%(all)s::bigint[]))"
+        " LIMIT %(limit)s) AS begun",
         {
             "exact": [one.exact for one in fingerprints],
             "cut": [one.anchor for one in fingerprints if one.truncated],
@@ -228,7 +232,8 @@ def _insert(cursor: Cursor, added: Iterable[Candidate]) -> None:
     rows = [(one.text_id, *one.fingerprint[:5], one.event_time, one.received) for one in added]
     if rows:
         cursor.execute(
-            "INSERT INTO story (text_id, exact, anchor, length, truncated, prefixes, event_time, seen) SELECT * FROM unnest("
-            "%s::text[], %s::bytea[], %s::bigint[], %s::int[], %s::bool[], %s::bytea[], %s::bigint[], %s::bigint[])",
+            "INSERT INTO story (text_id, exact, anchor, length, truncated, prefixes, event_time, seen)"
+            " SELECT * FROM unnest(%s::text[], %s::bytea[], %s::bigint[], %s::int[], %s::bool[], %s::bytea[],"
+            " %s::bigint[], %s::bigint[])",
             [list(column) for column in zip(*rows, strict=True)],
         )

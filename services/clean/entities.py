@@ -1,9 +1,9 @@
 """Tickers a text is about: cashtags, exchange prefixes, and company names from a table a user can replace.
 
-The table (`companies.csv`) has a ticker and its names, divided by `|`. A name written in lower case matches in any case;
-one with capitals needs them (or a text in capitals). `?` marks a common word, which counts only where its surroundings
-speak of a company: `Target raises outlook` does, `Target price raised` doesn't. Tickers outside the United States carry the
-exchange's usual suffix: `VOD.L`, `0700.HK`, `RELIANCE.NS`.
+The table (`companies.csv`) has a ticker and its names, divided by `|`. A name written in lower case matches in any
+case; one with capitals needs them (or a text in capitals). `?` marks a common word, which counts only where its
+surroundings speak of a company: `Target raises outlook` does, `Target price raised` doesn't. Tickers outside the
+United States carry the exchange's usual suffix: `VOD.L`, `0700.HK`, `RELIANCE.NS`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Final, NamedTuple
+
+from services.clean.words import word_set
 
 MAX_TICKERS: Final = 32
 """Each becomes an event (`mentions`); a list of more is a directory, not a story."""
@@ -34,15 +36,15 @@ _CASHTAG: Final = re.compile(r"(?<![\w$])\$([A-Za-z]{1,6}(?:\.[A-Za-z]{1,2})?)(?
 _PREFIXED: Final = re.compile(r"\b([A-Z]{3,8})\s?:\s?\$?([A-Z0-9][A-Z0-9.&-]{0,11})(?![a-z])\b(\s?[),;]?)")
 _WORD: Final = re.compile(r"[^\W_][\w&.']*!?")
 
-_AFTER_COMPANY: Final = frozenset(
-    "inc corp co ltd plc shares stock ceo cfo chief earnings results revenue sales profit reports posts beats misses"
-    " says said to is was has will tops raises cuts hikes slashes lifts falls rises jumps drops slips gains surges plunges"
-    " announces launches plans expects sees names hires buys sells wins loses unveils files reported posted warned warns"
-    " upgraded downgraded and may q1 q2 q3 q4".split()
+_AFTER_COMPANY: Final = word_set(
+    "inc corp co ltd plc shares stock ceo cfo chief earnings results revenue sales profit reports posts beats"
+    " misses says said to is was has will tops raises cuts hikes slashes lifts falls rises jumps drops slips gains"
+    " surges plunges announces launches plans expects sees names hires buys sells wins loses unveils files reported"
+    " posted warned warns upgraded downgraded and may q1 q2 q3 q4"
 )
-_NOT_AFTER: Final = frozenset(
-    "price prices pie pies juice tree application applications rule rules ban fee fees free date dates rainforest river"
-    " medal medals standard loan loans lining screen spoon year years bullet".split()
+_NOT_AFTER: Final = word_set(
+    "price prices pie pies juice tree application applications rule rules ban fee fees free date dates rainforest"
+    " river medal medals standard loan loans lining screen spoon year years bullet"
 )
 
 
@@ -154,7 +156,7 @@ def _means_it(name: _Name, index: int, end: int, words: list[str], lowered: list
 def load(path: str | None = None) -> Table:
     """Read a company table; None is the one that comes with the project."""
     file = Path(path) if path else files("services.clean").joinpath("companies.csv")
-    with file.open(encoding="utf-8", newline="") as lines:
+    with file.open(encoding="utf-8") as lines:
         rows = [(row["ticker"], row["names"].split("|")) for row in csv.DictReader(lines)]
     index: dict[str, list[_Name]] = {}
     han: dict[str, str] = {}

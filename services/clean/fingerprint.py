@@ -3,8 +3,8 @@
 Two texts are copies when
 - their canonical tokens are equal (`exact`), or
 - one is cut off (`…`) and all it says is how the other begins (`covers`), or
-- both are long, differ in a few words out of dozens, and not in a number, a name, a ticker or a word that turns a story round
-  (`bands`, `signature`: MinHash, Broder 1997).
+- both are long, differ in a few words out of dozens, and not in a number, a name, a ticker or a word that turns a
+  story round (`bands`, `signature`: MinHash, Broder 1997).
 
 So a text with another number, company, quarter or verb never is a copy of a short one, whatever the words are.
 """
@@ -22,6 +22,7 @@ import numpy as np
 import xxhash
 
 from services.clean.canonical import canonical
+from services.clean.words import word_set
 
 ANCHOR_TOKENS: Final = 8
 """A text's first tokens, which a cut-off copy shares; shorter texts are looked for whole only."""
@@ -40,22 +41,23 @@ _TITLE_BELOW: Final = 12
 """Tokens of a body under which its title belongs to the story: feeds send `Read the full report` under every title."""
 
 _CAPITALISED: Final = re.compile(r"\b[A-Z]\w+")
-_TURNS: Final = frozenset(
-    "not no never none without cannot cant wont dont doesnt didnt isnt wasnt arent werent hasnt havent nor neither fails failed"
-    " up down above below over under more less higher lower rise rises rose risen rising fall falls fell fallen falling"
-    " gain gains gained lose loses lost loss losses profit profits beat beats beating miss misses missed missing raise raises"
-    " raised raising cut cuts cutting hike hikes hiked lift lifts lifted increase increases increased decrease decreases"
-    " decreased grow grows grew growth shrink shrinks shrank decline declines declined climb climbs climbed drop drops dropped"
-    " jump jumps jumped plunge plunges plunged surge surges surged slump slumps slumped soar soars soared tumble tumbles tumbled"
-    " rally rallies rallied slip slips slipped edge advance advances advanced retreat retreats retreated"
-    " upgrade upgrades upgraded downgrade downgrades downgraded outperform underperform buy sell hold holds overweight"
-    " underweight bullish bearish positive negative strong weak stronger weaker better worse best worst"
-    " approve approves approved reject rejects rejected accept accepts accepted deny denies denied confirm confirms confirmed"
-    " win wins won open opens opened close closes closed start starts started stop stops stopped halt halts halted resume resumes"
-    " resumed hire hires hired fire fires fired expand expands expanded keep keeps kept maintain maintains maintained"
-    " first second third fourth half quarter one two three four five six seven eight nine ten eleven twelve dozen hundred thousand"
-    " million billion trillion crore lakh today yesterday tomorrow monday tuesday wednesday thursday friday saturday sunday"
-    " january february march april may june july august september october november december".split()
+_TURNS: Final = word_set(
+    "not no never none without cannot cant wont dont doesnt didnt isnt wasnt arent werent hasnt havent nor neither"
+    " fails failed up down above below over under more less higher lower rise rises rose risen rising fall falls"
+    " fell fallen falling gain gains gained lose loses lost loss losses profit profits beat beats beating miss"
+    " misses missed missing raise raises raised raising cut cuts cutting hike hikes hiked lift lifts lifted increase"
+    " increases increased decrease decreases decreased grow grows grew growth shrink shrinks shrank decline declines"
+    " declined climb climbs climbed drop drops dropped jump jumps jumped plunge plunges plunged surge surges surged"
+    " slump slumps slumped soar soars soared tumble tumbles tumbled rally rallies rallied slip slips slipped edge"
+    " advance advances advanced retreat retreats retreated upgrade upgrades upgraded downgrade downgrades downgraded"
+    " outperform underperform buy sell hold holds overweight underweight bullish bearish positive negative strong"
+    " weak stronger weaker better worse best worst approve approves approved reject rejects rejected accept accepts"
+    " accepted deny denies denied confirm confirms confirmed win wins won open opens opened close closes closed"
+    " start starts started stop stops stopped halt halts halted resume resumes resumed hire hires hired fire fires"
+    " fired expand expands expanded keep keeps kept maintain maintains maintained first second third fourth half"
+    " quarter one two three four five six seven eight nine ten eleven twelve dozen hundred thousand million billion"
+    " trillion crore lakh today yesterday tomorrow monday tuesday wednesday thursday friday saturday sunday january"
+    " february march april may june july august september october november december"
 )
 
 _SEEDS: Final = np.random.Generator(np.random.PCG64(20_250_101))
@@ -93,9 +95,8 @@ def fingerprint(body: str, title: str | None, tickers: Sequence[str]) -> Fingerp
         tokens = [*canonical(title).tokens, "/", *tokens]
     raw = " ".join(tokens).encode("utf-8", "replace")
     anchor = raw if len(tokens) <= ANCHOR_TOKENS else " ".join(tokens[:ANCHOR_TOKENS]).encode("utf-8", "replace")
-    bands, signature = (), b""
-    if len(tokens) >= NEAR_TOKENS and not truncated:
-        bands, signature = _near(tokens, body, tickers)
+    near = len(tokens) >= NEAR_TOKENS and not truncated
+    bands, signature = _near(tokens, body, tickers) if near else ((), b"")
     return Fingerprint(
         exact=blake2b(raw, digest_size=16).digest(),
         anchor=xxhash.xxh3_64_intdigest(anchor) - 2**63,
@@ -120,7 +121,7 @@ def _prefixes(tokens: list[str], anchor: bytes) -> bytes:
 def _near(tokens: list[str], body: str, tickers: Sequence[str]) -> tuple[tuple[int, ...], bytes]:
     """Bands, each bound to the guard: what must be equal in copies, whatever else was edited."""
     names = {name.lower() for name in _CAPITALISED.findall(body)}
-    if not names or not body.isascii() and sum(map(str.isascii, body)) < 0.9 * len(body):
+    if not names or (not body.isascii() and sum(map(str.isascii, body)) < 0.9 * len(body)):
         return (), b""  # without capitals a name can't be told from a word
     facts = {token for token in tokens if token in _TURNS or not token.isalpha()}
     guard = "\0".join((*sorted(facts), "", *sorted(names), "", *sorted(tickers))).encode("utf-8", "replace")
@@ -136,4 +137,4 @@ def _minhash(tokens: list[str]) -> bytes:
     shingles = ids[:-2] * _SHINGLE[0] + ids[1:-1] * _SHINGLE[1] + ids[2:] * _SHINGLE[2]
     hashed = (shingles[:, None] ^ (shingles[:, None] >> np.uint64(29))) * _MULTIPLY + _ADD
     lowest = (hashed >> np.uint64(32)).min(axis=0)
-    return (lowest & np.uint64(0xFFFF)).astype("<u2").tobytes()
+    return bytes((lowest & np.uint64(0xFFFF)).astype("<u2").tobytes())

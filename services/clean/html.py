@@ -9,6 +9,8 @@ from typing import Final
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
+from services.clean.words import word_set
+
 ROUNDS: Final = 3
 """Feeds escape markup inside markup; twice is common, three times was seen, more is an attack."""
 
@@ -26,15 +28,15 @@ _ENTITY: Final = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z
 MAX_DEPTH: Final = 500
 """Real pages stay below 50; the parser's time is quadratic in the depth (40,000 open elements take it two seconds)."""
 
-_UNSEEN: Final = frozenset("script style noscript template iframe svg object video select guid del".split())
-_CHROME: Final = frozenset("nav footer aside button".split())
+_UNSEEN: Final = word_set("script style noscript template iframe svg object video select guid del")
+_CHROME: Final = word_set("nav footer aside button")
 _CHROME_CLASSES: Final = re.compile(r"(?:^|\s)(?:related|share)(?:\s|$)|cookie|newsletter")
-_BLOCKS: Final = frozenset(
-    "address article aside blockquote body br caption center dd div dl dt figcaption figure footer form h1 h2 h3 h4 h5 h6"
-    " description head header hr html item li link main nav ol p pre section table tbody thead title tr ul".split()
+_BLOCKS: Final = word_set(
+    "address article aside blockquote body br caption center dd div dl dt figcaption figure footer form h1 h2 h3 h4"
+    " h5 h6 description head header hr html item li link main nav ol p pre section table tbody thead title tr ul"
 )
 _CELLS: Final = frozenset(("td", "th"))
-_UNCLOSED: Final = frozenset("area br col dd dt hr img input li link meta option p source tbody td th thead tr".split())
+_UNCLOSED: Final = word_set("area br col dd dt hr img input li link meta option p source tbody td th thead tr")
 """Elements that are often left open and don't nest by it."""
 
 

@@ -1,7 +1,8 @@
-"""Which language a text is in: by script where that settles it, by function words for most Latin text, by a detector else.
+"""Which language a text is in: by script where that settles it, by function words for most Latin text, by a detector
+else.
 
-A headline is short and full of names, and detectors take names for Italian or Finnish; so a Latin text is English unless
-there is evidence against it: function words of another language, and a detector that agrees.
+A headline is short and full of names, and detectors take names for Italian or Finnish; so a Latin text is English
+unless there is evidence against it: function words of another language, and a detector that agrees.
 """
 
 from __future__ import annotations
@@ -10,28 +11,13 @@ import re
 from functools import cache
 from typing import Final
 
-from py3langid.langid import MODEL_FILE, LanguageIdentifier
+from py3langid.langid import MODEL_FILE, LanguageIdentifier  # type: ignore[import-untyped]
+
+from services.clean.words import word_set
 
 CANDIDATES: Final = (
-    "en",
-    "de",
-    "fr",
-    "es",
-    "it",
-    "pt",
-    "nl",
-    "sv",
-    "da",
-    "no",
-    "pl",
-    "tr",
-    "id",
-    "vi",
-    "fi",
-    "cs",
-    "ro",
-    "hu",
-)
+    "en", "de", "fr", "es", "it", "pt", "nl", "sv", "da", "no", "pl", "tr", "id", "vi", "fi", "cs", "ro", "hu",
+)  # fmt: skip
 """Latin-script languages of financial news; the detector errs more the more it may choose from."""
 
 SURE: Final = 0.9
@@ -40,22 +26,21 @@ SURE: Final = 0.9
 ALONE: Final = 0.995
 """And without them."""
 
-_ENGLISH: Final = frozenset(
-    "the of to and for with by after from its as at on is are was were be been has have had will would could should that this"
-    " than over amid ahead says said not it he they we you i'm it's but more up down new into per out about off if how what why"
-    " who when where their our all may can shares stock stocks market markets profit loss sales earnings revenue quarter price"
-    " prices growth dividend target buy sell rises falls gains higher lower beats misses year net bank trade"
-    " rating outlook forecast report reports cut cuts raises update results today week month".split()
+_ENGLISH: Final = word_set(
+    "the of to and for with by after from its as at on is are was were be been has have had will would could should"
+    " that this than over amid ahead says said not it he they we you i'm it's but more up down new into per out"
+    " about off if how what why who when where their our all may can shares stock stocks market markets profit loss"
+    " sales earnings revenue quarter price prices growth dividend target buy sell rises falls gains higher lower"
+    " beats misses year net bank trade rating outlook forecast report reports cut cuts raises update results today"
+    " week month"
 )
-_FOREIGN: Final = frozenset(
-    "der die das und für von mit dem den ein eine einen ist wird nicht auf bei nach aus zur zum im wegen über sich hat haben"
-    " le les des du et une dans sur avec pour est sont après par ses leur qui que au aux cette plus"
-    " el los las y del una por con su sus más para como tras este está millones"
-    " il lo gli che di della delle dei nel nella sono più alla dopo ha anni"
-    " os uma não em do da dos das ao às pela pelo após com mais ações"
-    " het een voor van niet zijn werd naar bij ook"
-    " och att som för det av är på till inte har med efter af til ikke er og"
-    " nie jest się na że oraz w z przez ve bir bu için ile olarak dan yang untuk dengan pada ini".split()
+_FOREIGN: Final = word_set(
+    "der die das und für von mit dem den ein eine einen ist wird nicht auf bei nach aus zur zum im wegen über sich"
+    " hat haben le les des du et une dans sur avec pour est sont après par ses leur qui que au aux cette plus el los"
+    " las y del una por con su sus más para como tras este está millones il lo gli che di della delle dei nel nella"
+    " sono più alla dopo ha anni os uma não em do da dos das ao às pela pelo após com mais ações het een voor van"
+    " niet zijn werd naar bij ook och att som för det av är på till inte har med efter af til ikke er og nie jest"
+    " się na że oraz w z przez ve bir bu için ile olarak dan yang untuk dengan pada ini"
 )
 
 _TOKENS: Final = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
@@ -87,11 +72,11 @@ def detect(text: str, claimed: str | None = None) -> str:
     lowered = text.lower()
     rough = set(lowered.split())
     if len(rough & _ENGLISH) > len(rough & _FOREIGN):
-        return "en"  # most texts: the words below would say the same, at three times the price
-    words = _TOKENS.findall(lowered)
-    unique = set(words)
+        return "en"  # most texts: the tokens below would say the same, at three times the price
+    tokens = _TOKENS.findall(lowered)
+    unique = set(tokens)
     english, foreign = len(unique & _ENGLISH), len(unique & _FOREIGN)
-    if english > foreign or len(words) < 4:
+    if english > foreign or len(tokens) < 4:
         return "en"
     code, probability = _identifier().classify(text)
     if code != "en" and probability >= (SURE if foreign > english else ALONE):

@@ -1,7 +1,7 @@
 """Near copies of long texts in Valkey: MinHash bands, checked and set by one script for a whole batch.
 
-A band's key leads to the text that set it first and to that text's signature. Losing the keys loses recall, nothing else:
-exact and cut-off copies are kept out by `duplicates`, in PostgreSQL.
+A band's key leads to the text that set it first and to that text's signature. Losing the keys loses recall, nothing
+else: exact and cut-off copies are kept out by `duplicates`, in PostgreSQL.
 """
 
 from __future__ import annotations

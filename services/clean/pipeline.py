@@ -82,7 +82,7 @@ def clean(raw: RawText, received_ms: int, origin: Origin, settings: CleanSetting
 def _prepared(text: str) -> tuple[str, tuple[str, ...]]:
     """Readable text, and what was taken out of it."""
     plain = html.to_text(text)
-    marks = ("stripped:html",) if plain is not text and html.has_markup(text) else ()
+    marks: tuple[str, ...] = ("stripped:html",) if plain is not text and html.has_markup(text) else ()
     tidy = boilerplate.tidy(unicode.repair(plain))
     kept = boilerplate.cut(tidy)
     if kept != tidy or (not kept and marks and boilerplate.tidy(html.to_text(text, chrome=True))):

@@ -1,4 +1,5 @@
-"""Masks private data: mail addresses, IBANs, payment cards, phone numbers. Precision first: a masked price is a lost fact.
+"""Masks private data: mail addresses, IBANs, payment cards, phone numbers. Precision first: a masked price is a lost
+fact.
 
 Each kind has a cheap sign that must be there before its validator runs, so that most texts pay for one search.
 """
@@ -133,7 +134,7 @@ def _kind(found: str, before: str) -> str:
 
 
 def _is_card(digits: str) -> bool:
-    """A known issuer's prefix and length, and Luhn: one order number in hundreds passes, against one in ten by Luhn alone."""
+    """A known issuer's prefix and length, and Luhn; by Luhn alone one order number in ten would pass."""
     try:
         return PaymentCardNumber(digits).brand != PaymentCardBrand.other
     except PydanticCustomError:

@@ -1,7 +1,8 @@
-"""Characters: mojibake repaired, invisible ones removed, look-alikes unified. ASCII text passes at the cost of a glance.
+"""Characters: mojibake repaired, invisible ones removed, look-alikes unified. ASCII text passes at the cost of a
+glance.
 
-Full NFKC would turn `10²` into `102` and `½` into `1⁄2`; so only forms that stand for a plain letter, digit or currency
-sign are unified: full-width, ligatures, mathematical alphabets.
+Full NFKC would turn `10²` into `102` and `½` into `1⁄2`; so only forms that stand for a plain letter, digit or
+currency sign are unified: full-width, ligatures, mathematical alphabets.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The clean step: `texts.raw` → `texts.clean` or `texts.rejected`; what can't be read as a text becomes a dead letter."""
+"""The clean step: `texts.raw` → `texts.clean` or `texts.rejected`; what can't be read as a text is a dead letter."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ class Clean:
         for at, record in enumerate(records):
             try:
                 raw, result = self._clean(record)
-                # Sizes are checked before anything is claimed: a text that can't be published must not outlast its copies.
+                # Sizes are checked before anything is claimed: a text that can't be published must not outlast its
+                # copies.
                 answers.append([_outgoing(result.text if isinstance(result, Cleaned) else result)])
             except Rejected as rejected:
                 answers.append(rejected)

@@ -15,11 +15,7 @@ from services.runtime import now_ms
 MINUTE_MS: Final = 60_000
 DAY_MS: Final = 24 * 60 * MINUTE_MS
 SCORER_ALIVE_MS: Final = 5_000
-REVIEW_NAMES: Final = (
-    "prediction_id", "text_id", "cluster", "label", "probabilities", "model", "epoch",
-    "tickers", "source", "language", "event_time", "scored", "truncated", "text", "url",
-)  # fmt: skip
-_FROM: Final = 5_000
+REVIEW_FROM: Final = 5_000
 """Reviews choose among this many of the newest predictions: recent enough to matter, few enough to sort."""
 
 _COLUMNS: Final = (

@@ -29,6 +29,7 @@ from urllib.parse import urlsplit
 import faust
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError  # type: ignore[import-untyped]
 
+from services.monitor import faust_transport
 from services.monitor.counter import Counter
 from services.monitor.faust_transport import Transport, delivery_of
 from services.monitor.service import GROUP, close_silent, steady_ms
@@ -58,7 +59,7 @@ def serve(context: Context, rules: Rules) -> None:
         Fatal: see `services.stream.errors`; a lost record among them.
         Transient: a server is away at the start.
     """
-    for name in ("faust", "mode", "aiokafka"):
+    for name in ("faust", "mode", "aiokafka", faust_transport.__name__):
         logging.getLogger(name).setLevel(logging.WARNING)
     servers = urlsplit(context.settings.bus).netloc.split(",")
     with closing(Cluster(",".join(servers))) as cluster:

@@ -14,6 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from aiokafka import TopicPartition as KafkaPartition  # type: ignore[import-untyped]
+from aiokafka.errors import NoOffsetForPartitionError  # type: ignore[import-untyped]
 from faust.transport.drivers import aiokafka as driver
 from mode.threads import WorkerThread
 from yarl import URL
@@ -116,7 +117,10 @@ class _Thread(driver.AIOKafkaConsumerThread):
         return positions
 
     async def _fetch_records(self, *arguments: Any, **settings: Any) -> Any:
-        fetched = await super()._fetch_records(*arguments, **settings)
+        try:
+            fetched = await super()._fetch_records(*arguments, **settings)
+        except NoOffsetForPartitionError:
+            return {}  # Kafka has no position of a partition that is about to be sought
         # What came before the seek of a new assignment is dropped: the seek brings it again.
         known = {place: records for place, records in fetched.items() if place in self._last}
         for place, records in known.items():

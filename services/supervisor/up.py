@@ -109,7 +109,7 @@ class Up:
         migrate(self.settings.database)
         with contextlib.closing(self.settings.open_bus("up")) as bus:
             bus.create_topics()
-            register_bundled(bus, self.settings)
+            register_bundled(bus)
 
     def _start_services(self, exits: contextlib.ExitStack) -> None:
         names = list(SERVICES)

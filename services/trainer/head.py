@@ -1,8 +1,7 @@
-"""Fit a head on fixed features: seconds on a CPU, the same result for the same input and seed. Importing this imports
-torch.
+"""Fit a head on fixed features: seconds on a CPU, the same result for the same input and seed.
 
 The trainer's own loop and the bundled model's recipe both learn with `fit`; they differ in the examples, in their
-weights and in whether they start from a parent.
+weights and in whether they start from a parent. Importing this imports torch.
 """
 
 from __future__ import annotations

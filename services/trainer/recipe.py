@@ -24,7 +24,7 @@ from services.score.artifact import Model
 from services.score.base import BUNDLED, find, sha256
 from services.score.engine import Runtime, embed, open_runtime
 from services.score.head import Head
-from services.stream.events import LABELS
+from services.stream.events import LABELS, derived_id
 from services.trainer.anchors import anchors
 from services.trainer.head import calibrate, fit
 
@@ -136,19 +136,23 @@ def unlinked(examples: Iterable[Example]) -> list[Example]:
 
 
 def train(features: np.ndarray, examples: list[Example]) -> tuple[float, Head]:
-    """Temperature and head: the first measured on a tenth that a head hasn't seen, the second then fitted on
-    everything."""
-    targets = np.eye(len(LABELS), dtype=np.float32)[[e.label for e in examples]] weights = _weights(examples) # By
-    bare text, so that a tweet and its copy without the link fall on one side. apart =
-    np.array([int(hashlib.md5(_bare(e.text).encode()).hexdigest(), 16) % CALIBRATION == 0 for e in examples])  # noqa:
-    S324 trial = fit(features[~apart], targets[~apart], weights[~apart], seed=SEED) temperature =
-    calibrate(trial.logits(features[apart]), targets[apart], weights[apart]) return temperature, fit(features,
-    targets, weights, seed=SEED)
+    """Temperature and head: the first measured on a tenth that a head hasn't seen, the second fitted on everything."""
+    targets = np.eye(len(LABELS), dtype=np.float32)[[e.label for e in examples]]
+    weights = _weights(examples)
+    apart = np.array([_set_apart(e.text) for e in examples])
+    trial = fit(features[~apart], targets[~apart], weights[~apart], seed=SEED)
+    temperature = calibrate(trial.logits(features[apart]), targets[apart], weights[apart])
+    return temperature, fit(features, targets, weights, seed=SEED)
+
+
+def _set_apart(text: str) -> bool:
+    # By bare text, so that a tweet and its copy without the link fall on one side.
+    return int(derived_id("calibration", _bare(text))[:8], 16) % CALIBRATION == 0
 
 
 def _weights(examples: list[Example]) -> np.ndarray:
-    """float32[n], count^-1/4 of an example's (source, label): halfway in the logarithm between none and all the
-    balancing of √count, for two thirds of the tweets are neutral and other texts aren't.
+    """float32[n], count^-1/4 of an example's (source, label): two thirds of the tweets are neutral and other texts
+    aren't, but full balancing would call too little neutral.
     """
     counts = Counter((e.source, e.label) for e in examples)
     return np.array([counts[e.source, e.label] ** -0.25 for e in examples], np.float32)

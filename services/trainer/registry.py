@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 from psycopg2 import Binary
@@ -25,6 +25,8 @@ from services.stream.events import ModelChange, encode
 
 PART_BYTES: Final = 1 << 20
 GENESIS: Final = "0" * 64
+FILES: Final = ("head.safetensors", "model.json")
+"""A model as `services.score.artifact` saves it; its encoder is named in the card by hash."""
 
 
 class Conflict(Rejected):
@@ -70,9 +72,9 @@ _ROW: Final = "epoch, action, version, champion, actor, reason, evidence, at, pr
 
 
 def register(cursor: Cursor, version: str, parent: str | None, card: Mapping[str, Any], folder: Path) -> None:
-    """Store a model's files and its card; registering the same version again changes nothing."""
+    """Store a model's two files and its card; registering the same version again changes nothing."""
     files = {}
-    for path in sorted(folder.iterdir()):
+    for path in (folder / name for name in FILES):
         content = path.read_bytes()
         digest = hashlib.sha256(content).hexdigest()
         files[path.name] = digest
@@ -252,18 +254,22 @@ def _change(
             evidence=evidence,
             expected_epoch=expected_epoch,
         )
-        change = ModelChange(
-            epoch=row.epoch,
-            version=row.version,
-            action="promote" if action == "promote" else "rollback",
-            previous=row.champion,
-            at=row.at,
-        )
-        changes.append(change)
-        return [Outgoing(topics.MODELS, row.version.encode(), encode(change))]
+        changes.append(change_of(row))
+        return [announcement(row)]
 
     bus.write(write)
     return changes[-1]
+
+
+def change_of(row: LedgerRow) -> ModelChange:
+    """What a promotion or rollback tells the scorers."""
+    action: Literal["promote", "rollback"] = "promote" if row.action == "promote" else "rollback"
+    return ModelChange(epoch=row.epoch, version=row.version, action=action, previous=row.champion, at=row.at)
+
+
+def announcement(row: LedgerRow) -> Outgoing:
+    """The record in `models` that goes with a row, in the same effect."""
+    return Outgoing(topics.MODELS, row.version.encode(), encode(change_of(row)))
 
 
 def _before(rows: list[LedgerRow]) -> str:

@@ -101,6 +101,21 @@ def rows(url: str) -> Rows:
     return Rows({(r[0], r[1]): r[2:] for r in windows}, {(r[0], r[1]): r[2] for r in late})
 
 
+def fail_on(url: str, ticker: str, code: str) -> None:
+    """Make the step fail on `ticker` with this SQLSTATE: P0001 is a defect, 40001 passes."""
+    query(
+        url,
+        "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS"
+        f" $$ BEGIN RAISE EXCEPTION 'made to fail' USING ERRCODE = '{code}'; END $$;"
+        " CREATE TRIGGER fail BEFORE INSERT ON window_minute"
+        f" FOR EACH ROW WHEN (NEW.ticker = '{ticker}') EXECUTE FUNCTION fail()",
+    )
+
+
+def mend(url: str) -> None:
+    query(url, "DROP FUNCTION fail() CASCADE")
+
+
 def until(done: Callable[[], bool], worker: Worker | None = None) -> None:
     deadline = time.monotonic() + WAIT_S
     while not done():

@@ -16,7 +16,9 @@ from monitor_kit import (
     count_all,
     count_with_kills,
     expected,
+    fail_on,
     made,
+    mend,
     outgoing,
     query,
     rows,
@@ -24,12 +26,13 @@ from monitor_kit import (
     working,
 )
 
+from services.runtime import EXIT_FATAL
 from services.settings import Settings
 from services.stream.bus import partition_of
 from services.stream.errors import TickerloopError
 from services.stream.events import Mention
 from services.stream.kafka import KafkaBus, client
-from services.stream.topics import MENTIONS
+from services.stream.topics import MENTIONS, dead
 
 pytestmark = pytest.mark.kafka
 _numbers = itertools.count()
@@ -71,9 +74,8 @@ def publish(bus: KafkaBus, events: Sequence[Mention], each: int = 500) -> None:
 
 
 def outbox(url: str) -> list[tuple[str, bytes]]:
-    """Dead letters that wait for the relay: topic and value."""
-    found = query(url, "SELECT topic, value FROM log.outbox ORDER BY seq")
-    return [(topic, bytes(value)) for topic, value in found]
+    """Dead letters that wait for the relay: topic and key."""
+    return [(topic, bytes(key)) for topic, key in query(url, "SELECT topic, key FROM log.outbox")]
 
 
 def test_both_buses_come_to_the_same_rows(settings: Settings, bus: KafkaBus) -> None:
@@ -126,4 +128,56 @@ def test_workers_that_come_and_go_change_nothing(settings: Settings, bus: KafkaB
             assert first.stop() == 0
             publish(bus, events[6_000:], each=100)
             until(lambda: rows(settings.database).n == len(events), second)
+    assert rows(settings.database) == expected(events)
+
+
+def test_an_error_in_the_agent_loses_nothing(settings: Settings, bus: KafkaBus) -> None:
+    events = made(1_000)
+    fail_on(settings.database, "T3", "40001")
+    with working(settings) as worker:
+        publish(bus, events, each=50)
+        until(lambda: "trying again" in worker.log.read_text(), worker)
+        mend(settings.database)
+        until(lambda: rows(settings.database).n == len(events), worker)
+    assert rows(settings.database) == expected(events)
+
+
+def test_a_fatal_error_in_the_agent_acks_nothing(settings: Settings, bus: KafkaBus) -> None:
+    events = [*made(200), *(mention("BAD", BASE + 200_000, number=n) for n in range(30)), *made(200)]
+    fail_on(settings.database, "BAD", "P0001")
+    publish(bus, events)
+    with working(settings) as worker:
+        until(lambda: not worker.alive)
+        assert worker.process.returncode == EXIT_FATAL
+    mend(settings.database)
+    query(settings.database, "DELETE FROM trip")
+    with working(settings) as worker:
+        until(lambda: rows(settings.database).n + len(outbox(settings.database)) == len(events), worker)
+    assert set(outbox(settings.database)) <= {(dead(MENTIONS), b"BAD")}
+
+
+def test_bad_records_wait_for_the_relay(settings: Settings, bus: KafkaBus) -> None:
+    good = outgoing(mention("A", BASE))
+    bus.publish([Outgoing(MENTIONS, b"A", b"{"), good._replace(key=b"B"), good])
+    with working(settings) as worker:
+        until(lambda: rows(settings.database).n == 1 and len(outbox(settings.database)) == 2, worker)
+    assert sorted(outbox(settings.database)) == [(dead(MENTIONS), b"A"), (dead(MENTIONS), b"B")]
+
+
+def test_lost_servers_change_nothing(settings: Settings, bus: KafkaBus, kafka_broker: Broker) -> None:
+    events = made(6_000)
+    publish(bus, events[:3_000])
+    with working(settings) as worker:
+        until(lambda: rows(settings.database).n > 500, worker)
+        kafka_broker.crash()
+        query(
+            settings.database,
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s",
+            (f"{settings.deployment}.monitor",),
+        )
+        kafka_broker.start()
+        with closing(settings.open_bus("test")) as again:
+            assert isinstance(again, KafkaBus)
+            publish(again, events[3_000:])
+        until(lambda: rows(settings.database).n == len(events), worker)
     assert rows(settings.database) == expected(events)

@@ -1,0 +1,191 @@
+"""One training run, from the queue to the ledger; reads top to bottom.
+
+Never two at once: a run holds an advisory lock on its own session and so dies with its process.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import numpy as np
+from psycopg2.extensions import connection as Connection
+from psycopg2.extensions import cursor as Cursor
+
+from services.runtime import now_ms
+from services.score import artifact
+from services.score.artifact import Model
+from services.score.engine import Engine, open_engine
+from services.settings import Settings
+from services.stream.bus import Bus, Outgoing
+from services.stream.database import transaction
+from services.stream.errors import Misconfigured
+from services.stream.membership import lock_key
+from services.trainer import dataset, gate, registry
+from services.trainer.dataset import Dataset, Labelled
+from services.trainer.gate import Verdict
+from services.trainer.head import calibrate, fit
+
+REPLAY_WEIGHT: Final = 0.5
+"""Of one anchor text, against 1 of a text that a person labelled."""
+LIVE_WEIGHT: Final = 0.1
+"""Of the parent's own answer to an unlabelled live text: where people disagree with it, they should win."""
+SEED: Final = 1
+
+Say = Callable[[str], None]
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What a run came to. `epoch` is its ledger row; `version` the challenger's."""
+
+    version: str
+    promoted: bool
+    epoch: int
+    reason: str
+    learned_from: int
+    verdict: Verdict
+    seconds: float
+
+
+def train_once(settings: Settings, trigger: str, say: Say, seed: int = SEED) -> Outcome:
+    """Fit a challenger, judge it, and write the decision, for or against, into the ledger.
+
+    Raises:
+        Misconfigured: another run is under way, nothing was ever promoted, or nobody has labelled anything yet.
+        Transient: a server is away; nothing was decided.
+    """
+    began = time.monotonic()
+    with closing(settings.connector("train")()) as connection, closing(settings.open_bus("train")) as bus:
+        _only_one(connection)
+        with transaction(connection), connection.cursor() as cursor:
+            champion = registry.champion(cursor)
+            if champion is None:
+                raise Misconfigured("there is no champion to start from; `tickerloop migrate` registers one")
+            folder = registry.fetch(cursor, champion.version, settings.model_cache)
+            data = dataset.collect(cursor)
+        if not data.learn:
+            raise Misconfigured("there are no labels to learn from yet; correct some predictions first")
+        run = _begin(connection, trigger, data)
+        try:
+            say(f"learning from {len(data.learn)} labels, measured on {len(data.measure)} held-out ones")
+            engine = open_engine(folder, device=settings.device, threads=settings.threads)
+            model, verdict = challenge(engine, data, seed)
+            say(f"{verdict.champion.rate:.1%} → {verdict.challenger.rate:.1%} on held-out texts: {verdict.reason}")
+            row = _record(bus, model, champion, verdict)
+        except BaseException as error:
+            _end(connection, run, "failed", {"error": str(error)})
+            raise
+        outcome = Outcome(
+            model.card.version,
+            verdict.promote,
+            row.epoch,
+            verdict.reason,
+            len(data.learn),
+            verdict,
+            round(time.monotonic() - began, 2),
+        )
+        _end(connection, run, "promoted" if verdict.promote else "refused", msgspec.to_builtins(outcome))
+        return outcome
+
+
+def challenge(engine: Engine, data: Dataset, seed: int) -> tuple[Model, Verdict]:
+    """Fit a challenger on the champion's features and compare both on the same held-out examples."""
+    learn, replay = [*data.learn], [*data.replay]
+    features = engine.embed([*(e.text for e in learn), *(e.text for e in replay), *data.live])
+    people = dataset.one_hot([*learn, *replay])
+    parent = engine.model.head.probabilities(features[len(people) :], 1.0)
+    targets = np.concatenate([people, parent.astype(np.float32)])
+    weights = np.repeat(
+        np.array([1.0, REPLAY_WEIGHT, LIVE_WEIGHT], np.float32), [len(learn), len(replay), len(data.live)]
+    )
+    head = fit(features, targets, weights, init=engine.model.head, seed=seed)
+
+    held_out, anchor = _embedded(engine, data.measure), _embedded(engine, data.anchor)
+    verdict = gate.judge(
+        _right(engine.probabilities(held_out), data.measure),
+        _right(head.probabilities(held_out, 1.0), data.measure),
+        _right(engine.probabilities(anchor), data.anchor),
+        _right(head.probabilities(anchor, 1.0), data.anchor),
+    )
+    temperature = calibrate(head.logits(anchor), dataset.one_hot(data.anchor), np.ones(len(anchor), np.float32))
+    examples = [example.text for example in engine.card.examples]
+    model = artifact.make(
+        head,
+        temperature,
+        engine.card.base,
+        dataset=data.digest,
+        parent=engine.card.version,
+        metrics={"held_out_accuracy": verdict.challenger.rate, "anchor_accuracy": verdict.anchor_challenger.rate},
+        examples=dict(zip(examples, engine.embed(examples), strict=True)),
+    )
+    return model, verdict
+
+
+def _embedded(engine: Engine, examples: Sequence[Labelled]) -> np.ndarray:
+    if not examples:
+        return np.zeros((0, len(engine.model.head.mean)), np.float32)
+    return engine.embed([e.text for e in examples])
+
+
+def _right(probabilities: np.ndarray, examples: Sequence[Labelled]) -> np.ndarray:
+    right: np.ndarray = probabilities.argmax(axis=1) == np.array([e.label for e in examples], dtype=int)
+    return right
+
+
+def _record(bus: Bus, model: Model, champion: registry.Champion, verdict: Verdict) -> registry.LedgerRow:
+    evidence = msgspec.to_builtins(verdict)
+    rows: list[registry.LedgerRow] = []
+
+    def write(cursor: Cursor) -> Sequence[Outgoing]:
+        with tempfile.TemporaryDirectory() as folder:
+            artifact.save(model, Path(folder))
+            card = json.loads((Path(folder) / artifact.CARD).read_bytes())
+            registry.register(cursor, model.card.version, champion.version, card, Path(folder))
+        row = registry.decide(
+            cursor,
+            "promote" if verdict.promote else "refuse",
+            model.card.version,
+            actor="trainer",
+            reason=verdict.reason,
+            evidence=evidence,
+            expected_epoch=champion.epoch,
+        )
+        rows.append(row)
+        return [registry.announcement(row)] if verdict.promote else []
+
+    bus.write(write)
+    return rows[-1]
+
+
+def _only_one(connection: Connection) -> None:
+    with transaction(connection), connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_lock(%s)", (lock_key("training"),))
+        if cursor.fetchone() != (True,):
+            raise Misconfigured("another training run is under way; `tickerloop status` shows it")
+
+
+def _begin(connection: Connection, trigger: str, data: Dataset) -> int:
+    with transaction(connection), connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO training_run (trigger, state, upto, detail, started) VALUES (%s, 'running', %s, %s, %s)"
+            " RETURNING run",
+            (trigger, data.upto, json.dumps({"learn": len(data.learn), "measure": len(data.measure)}), now_ms()),
+        )
+        (run,) = cursor.fetchone() or (0,)
+        return int(run)
+
+
+def _end(connection: Connection, run: int, state: str, detail: object) -> None:
+    with transaction(connection), connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE training_run SET state = %s, detail = %s, finished = %s WHERE run = %s",
+            (state, json.dumps(detail), now_ms(), run),
+        )
+
+
