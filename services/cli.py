@@ -26,7 +26,7 @@ from services.stream.errors import TickerloopError
 EXIT_FATAL: Final = 3
 
 ENTRIES: Final = {
-    "clean": "services.clean.worker",
+    "clean": "services.clean.service",
     "score": "services.score.worker",
     "store": "services.store",
     "feedback": "services.feedback",
@@ -113,7 +113,8 @@ def up(bus: str, database: str, redis: str, data: str, host: str, port: int, rep
     from services.supervisor.up import Up
 
     base = {key.removeprefix(PREFIX).lower(): value for key, value in os.environ.items() if key.startswith(PREFIX)}
-    chosen = {"bus": bus, "database": database, "redis": redis, "data": data, "host": host, "port": str(port)}
+    folder = str(Path(data).resolve())
+    chosen = {"bus": bus, "database": database, "redis": redis, "data": folder, "host": host, "port": str(port)}
     known = {field.name for field in msgspec.structs.fields(Settings)}
     wanted = msgspec.convert({k: v for k, v in (base | chosen).items() if k in known}, Settings, strict=False)
     counts = {name: int(count) for name, _, count in (part.partition("=") for part in replicas)}

@@ -24,6 +24,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 import redis
+from psycopg2.errors import IdleInTransactionSessionTimeout
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
@@ -92,6 +93,9 @@ class Duplicates:
         except Transient:
             self._drop()
             raise
+        except IdleInTransactionSessionTimeout as error:
+            self._drop()
+            raise Transient("PostgreSQL ended the transaction: this process stalled inside it") from error
         long = [at for at, one in enumerate(candidates) if verdicts[at] is None and one.fingerprint.bands]
         questions = [Question(candidates[at].text_id, *candidates[at].fingerprint[-2:]) for at in long]
         for at, owner in zip(long, self._near.owners(questions), strict=True):
@@ -234,6 +238,8 @@ def _insert(cursor: Cursor, added: Iterable[Candidate]) -> None:
         cursor.execute(
             "INSERT INTO story (text_id, exact, anchor, length, truncated, prefixes, event_time, seen)"
             " SELECT * FROM unnest(%s::text[], %s::bytea[], %s::bigint[], %s::int[], %s::bool[], %s::bytea[],"
-            " %s::bigint[], %s::bigint[])",
+            " %s::bigint[], %s::bigint[])"
+            # A text's story is there already when a redo meets rules that changed since.
+            " ON CONFLICT DO NOTHING",
             [list(column) for column in zip(*rows, strict=True)],
         )

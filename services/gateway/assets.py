@@ -11,10 +11,10 @@ from litestar import Request, Response, get
 from litestar.handlers import HTTPRouteHandler
 
 FILES: Final = {
-    "/": ("index.html", "text/html; charset=utf-8"),
-    "/page/page.js": ("page.js", "text/javascript; charset=utf-8"),
-    "/page/cards.js": ("cards.js", "text/javascript; charset=utf-8"),
-    "/page/page.css": ("page.css", "text/css; charset=utf-8"),
+    "/": ("index.html", "text/html"),
+    "/page/page.js": ("page.js", "text/javascript"),
+    "/page/cards.js": ("cards.js", "text/javascript"),
+    "/page/page.css": ("page.css", "text/css"),
     "/page/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 from litestar import post
-from litestar.params import Parameter
+from litestar.params import HeaderParameter, JSONBody
 from msgspec import Meta
 
 from services.gateway import queries
@@ -45,8 +45,10 @@ class FeedbackAnswer(msgspec.Struct, frozen=True):
 @post("/v1/feedback", status_code=202, responses=SPECS, tags=["feedback"])
 async def post_feedback(
     request: SafeRequest,
-    data: FeedbackRequest,
-    idempotency_key: Annotated[str | None, Parameter(header="Idempotency-Key", min_length=1, max_length=500)] = None,
+    data: JSONBody[FeedbackRequest],
+    idempotency_key: Annotated[
+        str | None, HeaderParameter(name="Idempotency-Key", min_length=1, max_length=500)
+    ] = None,
 ) -> FeedbackAnswer:
     """Confirm or correct a prediction. Answers once it is durable; sent twice, it counts once."""
     no_nul(**{name: getattr(data, name) for name in ("prediction_id", "annotator", "comment", "text_id", "key")})

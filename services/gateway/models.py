@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import msgspec
 from litestar import get, post
 from litestar.openapi import ResponseSpec
-from litestar.params import Parameter
+from litestar.params import JSONBody, PathParameter
 from msgspec import Meta
 
 from services.gateway.core import Gateway, SafeRequest, gateway_of
@@ -21,7 +21,7 @@ from services.stream.events import ModelChange, Name, ShortText
 from services.trainer import registry
 from services.trainer.registry import LedgerRow, Version
 
-_Version = Annotated[str, Parameter(max_length=200)]
+_Version = Annotated[str, PathParameter(max_length=200)]
 _Epoch = Annotated[int, Meta(ge=0, le=2**53)]
 _CHANGES = {**SPECS, 409: ResponseSpec(ProblemBody, description="The champion has moved", media_type=MEDIA_TYPE)}
 
@@ -62,7 +62,7 @@ async def get_ledger(request: SafeRequest) -> list[LedgerRow]:
 
 
 @post("/v1/models/{version:str}/promote", status_code=200, responses=_CHANGES, tags=["models"])
-async def promote(request: SafeRequest, version: _Version, data: Promotion) -> ModelChange:
+async def promote(request: SafeRequest, version: _Version, data: JSONBody[Promotion]) -> ModelChange:
     """Make a model the champion; the scorers swap to it between two batches."""
     evidence = data.evidence
     no_nul(version=version, actor=data.actor, reason=data.reason, evidence=msgspec.json.encode(evidence).decode())
@@ -75,7 +75,7 @@ async def promote(request: SafeRequest, version: _Version, data: Promotion) -> M
 
 
 @post("/v1/models/rollback", status_code=200, responses=_CHANGES, tags=["models"])
-async def rollback(request: SafeRequest, data: Decision) -> ModelChange:
+async def rollback(request: SafeRequest, data: JSONBody[Decision]) -> ModelChange:
     """Go back to the champion before this one."""
     no_nul(actor=data.actor, reason=data.reason)
     return await _change(

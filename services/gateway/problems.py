@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any, Final, get_args
@@ -11,6 +12,7 @@ from typing import Any, Final, get_args
 from litestar import Request, Response
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException, ValidationException
+from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from litestar.openapi import ResponseSpec
 from litestar.types import ExceptionHandlersMap
 from msgspec import Struct, field
@@ -22,6 +24,8 @@ MEDIA_TYPE: Final = "application/problem+json"
 TYPE_PREFIX: Final = "urn:tickerloop:problem:"
 CHOICES: Final = {"label": ", ".join(LABELS), "kind": ", ".join(get_args(FeedbackKind))}
 """msgspec says only that a value is not one of an enumeration; a person wants to know of which."""
+
+_MISSING: Final = re.compile(r"missing required field `(\w+)`")
 
 log = logging.getLogger(__name__)
 
@@ -134,11 +138,21 @@ def _on_validation(_: _Request, error: ValidationException) -> _Response:
 
 
 def _field_error(entry: dict[str, Any]) -> FieldError:
-    name, detail = str(entry.get("key", "")), str(entry["message"])
+    name, detail = str(entry.get("key", "data")), str(entry["message"])
+    missing = _MISSING.search(detail)
+    if missing is not None:
+        name, detail = missing[1], "is missing"
+    elif name == "data":
+        name, detail = "body", "a JSON object is needed" if detail == "'data'" else detail
     if detail.startswith("Invalid enum value") and name in CHOICES:
         detail += f"; it takes {CHOICES[name]}"
     source = entry.get("source", "query")
-    return FieldError("" if name == "data" else name, detail, str(getattr(source, "value", source)))
+    return FieldError(name, detail, str(getattr(source, "value", source)))
+
+
+def _on_too_large(request: _Request, _: RequestEntityTooLarge) -> _Response:
+    limit = request.route_handler.resolve_request_max_body_size()
+    return _answer(Problem(413, "too-large", f"the body is larger than the {limit:,} bytes that are taken"))
 
 
 def _on_http(_: _Request, error: HTTPException) -> _Response:
@@ -171,6 +185,7 @@ def _on_defect(request: _Request, error: Exception) -> _Response:
 HANDLERS: Final[ExceptionHandlersMap] = {
     Problem: _on_problem,
     ValidationException: _on_validation,
+    RequestEntityTooLarge: _on_too_large,
     HTTPException: _on_http,
     Transient: _on_transient,
     Rejected: _on_rejected,

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
 import msgspec
 import redis
 from litestar import get
-from litestar.params import Parameter
+from litestar.params import FromQuery, PathParameter, QueryParameter
 
 from services.gateway import queries
 from services.gateway.core import SafeRequest, gateway_of
 from services.gateway.problems import SPECS, Problem, invalid, no_nul
 from services.gateway.queries import Filter, Latest, PredictionView, ReviewItem, Window
 from services.runtime import now_ms
+from services.stream.events import Label
 
 LAST_MS: Final = 253_402_300_799_999
 """The end of the year 9999."""
 MAX_WINDOWS: Final = 7 * 24 * 60
 
-_Id = Annotated[str, Parameter(max_length=200)]
-_Limit = Annotated[int, Parameter(ge=1, le=1_000)]
-_Short = Annotated[str | None, Parameter(max_length=200)]
-_From = Annotated[str | None, Parameter(query="from", max_length=40, description="ms since the epoch, or RFC 3339")]
-_To = Annotated[str | None, Parameter(query="to", max_length=40, description="ms since the epoch, or RFC 3339")]
+_Id = Annotated[str, PathParameter(max_length=200)]
+_Limit = Annotated[int, QueryParameter(ge=1, le=1_000)]
+_Short = Annotated[str | None, QueryParameter(max_length=200)]
+_From = Annotated[str | None, QueryParameter(name="from", max_length=40, description="ms since the epoch, or RFC 3339")]
+_To = Annotated[str | None, QueryParameter(name="to", max_length=40, description="ms since the epoch, or RFC 3339")]
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -62,12 +63,12 @@ async def get_predictions(
     request: SafeRequest,
     ticker: _Short = None,
     source: _Short = None,
-    label: Literal["negative", "neutral", "positive"] | None = None,
+    label: FromQuery[Label | None] = None,
     text_id: _Short = None,
     start: _From = None,
     end: _To = None,
     limit: _Limit = 50,
-    cursor: Annotated[str | None, Parameter(max_length=500)] = None,
+    cursor: Annotated[str | None, QueryParameter(max_length=500)] = None,
 ) -> Page:
     """Newest first by event time. Follow `next` for the rest: what was stored before the first page is seen once."""
     no_nul(ticker=ticker, source=source, text_id=text_id)
@@ -121,7 +122,9 @@ async def get_windows(request: SafeRequest, ticker: _Id, start: _From = None, en
 
 
 @get("/v1/review", responses=SPECS, tags=["feedback"])
-async def get_review(request: SafeRequest, limit: Annotated[int, Parameter(ge=1, le=200)] = 20) -> list[ReviewItem]:
+async def get_review(
+    request: SafeRequest, limit: Annotated[int, QueryParameter(ge=1, le=200)] = 20
+) -> list[ReviewItem]:
     """Predictions that nobody has judged yet: half drawn at random, half the most uncertain."""
     return await gateway_of(request).pool.read(lambda cursor: queries.review(cursor, limit))
 

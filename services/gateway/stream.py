@@ -10,7 +10,7 @@ from typing import Annotated, Final
 
 import msgspec
 from litestar import get
-from litestar.params import Parameter
+from litestar.params import HeaderParameter, QueryParameter
 from litestar.response import Stream
 
 from services.gateway.core import Gateway, SafeRequest, gateway_of
@@ -36,8 +36,10 @@ log = logging.getLogger(__name__)
 @get("/v1/stream", media_type="text/event-stream", responses=SPECS, tags=["stream"])
 async def stream(
     request: SafeRequest,
-    ticker: Annotated[str | None, Parameter(max_length=100, description="only predictions that mention it")] = None,
-    last_event_id: Annotated[str | None, Parameter(header="Last-Event-ID", description="resume after this")] = None,
+    ticker: Annotated[
+        str | None, QueryParameter(max_length=100, description="only predictions that mention it")
+    ] = None,
+    last_event_id: Annotated[str | None, HeaderParameter(name="Last-Event-ID", description="resume after this")] = None,
 ) -> Stream:
     """Server-sent events: `hello` (the champion), `prediction`, `model`, `truncated`, `slow`."""
     gateway = gateway_of(request)

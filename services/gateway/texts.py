@@ -10,6 +10,7 @@ from litestar import post
 from litestar.openapi import ResponseSpec
 from litestar.openapi.spec import OpenAPIMediaType, Operation, RequestBody, Schema
 from litestar.openapi.spec.enums import OpenAPIType
+from litestar.params import JSONBody
 from msgspec import Meta
 
 from services.gateway import intake
@@ -93,7 +94,7 @@ async def post_texts(request: SafeRequest) -> TextsAnswer:
     responses={**SPECS, 502: ResponseSpec(ProblemBody, description="A score worker failed", media_type=MEDIA_TYPE)},
     tags=["texts"],
 )
-async def post_score(request: SafeRequest, data: ScoreRequest) -> Scores:
+async def post_score(request: SafeRequest, data: JSONBody[ScoreRequest]) -> Scores:
     """Score texts now, by a live score worker's model; probabilities are negative, neutral, positive."""
     gateway = gateway_of(request)
     if len(data.texts) > 1:

@@ -1,9 +1,9 @@
 """int8 for the weights' matrix products of an ONNX graph, with one activation scale per token.
 
-onnxruntime's own dynamic quantisation takes one scale for the whole batch, padding included: a text's score then
-depends on its neighbours (measured here: features move by 9 % of their size, and a redone batch gives other
-probabilities). With a scale per row a text's features are the same in any company, the error against fp32 is a third
-smaller, and it is as fast.
+onnxruntime's own dynamic quantisation takes one scale for the whole batch, padding included: a text's answer then
+depends on its neighbours. Measured on the anchor set, 3.3 % of the labels were others alone than in a batch, and
+probabilities moved by up to 0.22. With a scale per row a text has the same features in any company (to 1e-7), the error
+against fp32 is half as large (3.9 % against 7.0 % of the features' size), and it is no slower.
 """
 
 from __future__ import annotations

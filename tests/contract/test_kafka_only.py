@@ -130,11 +130,11 @@ def test_a_member_that_lost_its_session_cannot_commit(stage: Stage) -> None:
         time.sleep(0.1)
     heir = stage.bus.consumer("g", [stage.source], 1)
     drain(heir, 40, lambda found: heir.transform(found, stage.copy(found)))
+    heir.close()  # with a member in the group the broker would still look at the zombie's instance id
     with pytest.raises(Fenced):
         zombie.transform(batch, stage.copy(batch))
     once_in_order(values(stage, stage.target, 40), 40)
     zombie.close()
-    heir.close()
 
 
 def test_offsets_of_a_refused_commit_do_not_travel_with_the_next_one(stage: Stage) -> None:

@@ -26,9 +26,12 @@ from services.stream.events import RawText
 from services.stream.topics import MAX_DEAD_BYTES, RAW, dead
 
 
-def read(path: Path, kind: str | None = None, wanted: Wanted = Wanted(), start: Place = Place()) -> list[Item]:
+GUESS, BEGINNING = Wanted(), Place()
+
+
+def read(path: Path, wanted: Wanted = GUESS, start: Place = BEGINNING) -> list[Item]:
     with ExitStack() as held:
-        return list(open_source(str(path), kind or format_of(str(path)), "src", wanted, start, held).items)  # type: ignore[arg-type]
+        return list(open_source(str(path), format_of(str(path)), "src", wanted, start, held).items)
 
 
 def texts(items: list[Item]) -> list[str]:

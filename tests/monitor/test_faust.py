@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from kafka_broker import Broker
 from monitor_kit import (
+    BASE,
     PARTITIONS,
     count_all,
     count_with_kills,
@@ -19,6 +20,7 @@ from monitor_kit import (
     fail_on,
     made,
     mend,
+    mention,
     outgoing,
     query,
     rows,
@@ -28,7 +30,7 @@ from monitor_kit import (
 
 from services.runtime import EXIT_FATAL
 from services.settings import Settings
-from services.stream.bus import partition_of
+from services.stream.bus import Outgoing, partition_of
 from services.stream.errors import TickerloopError
 from services.stream.events import Mention
 from services.stream.kafka import KafkaBus, client

@@ -1,0 +1,20 @@
+"""The clean service's life."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from services.clean.pipeline import CleanSettings
+from services.clean.worker import Clean
+from services.runtime import Context
+from services.stream import topics
+
+GROUP: Final = "clean"
+
+
+def serve(context: Context) -> None:
+    """Run until stopped."""
+    languages = tuple(code.strip() for code in context.settings.languages.split(","))
+    step = Clean(context.connect, context.valkey(), CleanSettings(languages=languages))
+    context.state = "running"
+    context.loop(GROUP, topics.RAW).transform(step)

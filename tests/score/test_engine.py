@@ -1,0 +1,158 @@
+"""The engine's contract: as many answers as texts, in order, one model per call, a text's answer its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.score import artifact
+from services.score.artifact import Model
+from services.score.batching import BUDGET, plan
+from services.score.engine import Engine, Runtime, Scored, open_engine
+from services.score.tokens import MAX_TOKENS
+from services.stream.errors import Misconfigured, Rejected
+from services.stream.events import LABELS
+from services.trainer.anchors import anchors
+
+TEXTS = [
+    "Shares of Kestrel Air soar after it wins a big contract",
+    "up",
+    "Norvik slumps to a loss " * 12,
+    "",
+    "股价大跌",
+    "The annual general meeting will be held on 12 May",
+]
+
+
+def close(one: Sequence[Scored | Rejected], other: Sequence[Scored | Rejected]) -> bool:
+    return len(one) == len(other) and all(
+        isinstance(a, Scored)
+        and isinstance(b, Scored)
+        and (a.label, a.truncated) == (b.label, b.truncated)
+        and np.allclose(a.probabilities, b.probabilities, atol=1e-5)
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+def test_answers_come_in_the_order_of_the_texts(engine: Engine) -> None:
+    alone = [engine.score([text])[0] for text in TEXTS]
+    assert close(engine.score(TEXTS), alone)
+    assert close(engine.score(TEXTS[::-1]), alone[::-1])
+
+
+def test_a_texts_answer_does_not_depend_on_its_batch(engine: Engine) -> None:
+    texts = [anchor.text for anchor in anchors()[:200]]
+    together = engine.score(texts)
+    assert close(together, [engine.score([text])[0] for text in texts])
+
+
+def test_no_texts_no_answers(engine: Engine) -> None:
+    assert engine.score([]) == []
+
+
+def test_probabilities_sum_to_one_and_name_the_label(engine: Engine) -> None:
+    for scored in engine.score(TEXTS):
+        assert isinstance(scored, Scored)
+        assert sum(scored.probabilities) == pytest.approx(1)
+        assert scored.label == LABELS[int(np.argmax(scored.probabilities))]
+
+
+def test_a_text_that_breaks_takes_no_other_with_it(engine: Engine) -> None:
+    answers = engine.score([TEXTS[0], "half a pair \ud83d", TEXTS[5]])
+    assert isinstance(answers[1], Rejected)
+    assert answers[1].reason == "tokenizer"
+    assert close([answers[0], answers[2]], engine.score([TEXTS[0], TEXTS[5]]))
+
+
+def test_embed_refuses_what_it_cannot_embed(engine: Engine) -> None:
+    with pytest.raises(Rejected, match="tokenizer"):
+        engine.embed(["fine", "\ud83d"])
+    assert engine.embed(["fine", "also fine"]).dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("words", "truncated"), [(MAX_TOKENS - 2, False), (MAX_TOKENS - 1, True), (50_000, True), (0, False)]
+)
+def test_truncation_is_reported(engine: Engine, words: int, truncated: bool) -> None:
+    (scored,) = engine.score(["profit " * words])
+    assert isinstance(scored, Scored)
+    assert scored.truncated is truncated
+
+
+def test_what_is_cut_off_does_not_count(engine: Engine) -> None:
+    start = "loss " * MAX_TOKENS
+    one, other = engine.score([start, start + "profit soars " * 5_000])
+    assert close([one], [other])
+
+
+@given(st.lists(st.integers(1, 400), max_size=60), st.integers(1, 1_500))
+def test_every_text_is_in_one_batch_within_the_budget(lengths: list[int], budget: int) -> None:
+    batches = plan(lengths, budget)
+    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+    for batch in batches:
+        padded = len(batch) * max(lengths[index] for index in batch)
+        assert padded <= budget or len(batch) == 1
+
+
+def test_the_encoder_never_sees_more_than_the_budget(engine: Engine, runtime: Runtime) -> None:
+    seen: list[int] = []
+
+    class Watched:
+        device = "cpu"
+
+        def run(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+            seen.append(ids.size)
+            return runtime.encoder.run(ids, mask)
+
+    texts = [anchor.text for anchor in anchors()[:150]]
+    Engine(runtime._replace(encoder=Watched()), engine.model).score(texts)
+    assert len(seen) > 1
+    assert max(seen) <= BUDGET
+
+
+def test_a_swap_shares_the_encoder(engine: Engine, stubborn: Model, tmp_path: Path) -> None:
+    artifact.save(stubborn, tmp_path)
+    swapped = open_engine(tmp_path, share=engine)
+    assert swapped.runtime is engine.runtime
+    assert swapped.card.version != engine.card.version
+
+
+def test_a_call_is_answered_by_one_model_while_models_are_swapped(engine: Engine, stubborn: Model) -> None:
+    other = Engine(engine.runtime, stubborn)
+    held = [engine]
+    texts = [anchor.text for anchor in anchors()[:80]]
+    expected = [engine.score(texts), other.score(texts)]
+
+    def call(_: int) -> bool:
+        answers = held[0].score(texts)
+        held[0] = other if held[0] is engine else engine
+        return any(close(answers, one) for one in expected)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(call, range(24)))
+
+
+def test_the_stored_examples_are_answered_as_stored(engine: Engine) -> None:
+    engine.warm()
+    answers = engine.score([example.text for example in engine.card.examples])
+    for example, scored in zip(engine.card.examples, answers, strict=True):
+        assert isinstance(scored, Scored)
+        assert scored.probabilities == pytest.approx(example.probabilities, abs=engine.card.tolerance)
+    assert {scored.label for scored in answers if isinstance(scored, Scored)} == set(LABELS)
+
+
+def test_a_model_that_does_not_give_its_stored_answers_is_not_served(engine: Engine, stubborn: Model) -> None:
+    liar = Model(engine.card, stubborn.head)
+    with pytest.raises(Misconfigured, match=r"Norvik.*stored 0\.9\d+/.*now 0\.000"):
+        Engine(engine.runtime, liar).warm()
+
+
+def test_an_unknown_device_is_named(tmp_path: Path) -> None:
+    with pytest.raises(Misconfigured, match="auto, cpu or cuda"):
+        open_engine(artifact.bundled(), device="tpu", cache=tmp_path)
