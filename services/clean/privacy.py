@@ -6,6 +6,7 @@ Each kind has a cheap sign that must be there before its validator runs, so that
 
 from __future__ import annotations
 
+import itertools
 import re
 from functools import cache
 from typing import Final, NamedTuple
@@ -50,6 +51,9 @@ _YEARS: Final = re.compile(r"(?:(?:19|20)\d\d[ \-/]*)+")
 _AMOUNT: Final = re.compile(r"\+?\d{1,3}(?: \d{3})+")
 REGIONS: Final = ("US", "GB", "DE", "FR", "IN", "SE", "IT", "ES", "NL", "CH", "AU", "JP", "HK")
 """Whose national formats are tried for a number without a country code."""
+
+MAX_CHECKED: Final = 100
+"""Runs of digits looked up in the plans of all regions; in a text of more, what looks like a phone number is one."""
 
 
 def mask(text: str) -> Masked:
@@ -111,8 +115,11 @@ def _iban_end(text: str, start: int) -> int:
 
 
 def _numbers(text: str, kinds: list[str]) -> str:
+    seen = itertools.count()
+
     def replace(match: re.Match[str]) -> str:
-        kind = _kind(match[0], text[max(0, match.start() - _CUE_REACH) : match.start()])
+        before = text[max(0, match.start() - _CUE_REACH) : match.start()]
+        kind = _kind(match[0], before, crowded=next(seen) >= MAX_CHECKED)
         if not kind:
             return match[0]
         kinds.append(kind)
@@ -121,7 +128,7 @@ def _numbers(text: str, kinds: list[str]) -> str:
     return _DIGITS.sub(replace, text)
 
 
-def _kind(found: str, before: str) -> str:
+def _kind(found: str, before: str, *, crowded: bool) -> str:
     """`card`, `phone` or '' for a run of digits, given the text before it."""
     if _DATE.match(found) or _YEARS.fullmatch(found):
         return ""
@@ -130,7 +137,7 @@ def _kind(found: str, before: str) -> str:
             return "card"
         if len(found) > 15:
             return ""
-    return "phone" if _is_phone(found, before) else ""
+    return "phone" if _is_phone(found, before, crowded=crowded) else ""
 
 
 def _is_card(digits: str) -> bool:
@@ -141,7 +148,7 @@ def _is_card(digits: str) -> bool:
         return False
 
 
-def _is_phone(found: str, before: str) -> bool:
+def _is_phone(found: str, before: str, *, crowded: bool) -> bool:
     if found.startswith("+"):
         return not _AMOUNT.fullmatch(found) and _parses(found, None)
     if _NORTH_AMERICAN.fullmatch(found):
@@ -151,7 +158,7 @@ def _is_phone(found: str, before: str) -> bool:
         return True
     # A leading zero is the trunk prefix of most of the world, and no amount starts with one.
     trunk = found[0] in "0(" and len(re.sub(r"\D", "", found)) >= 10
-    return (cue or trunk) and "." not in found and any(_parses(found, region) for region in REGIONS)
+    return (cue or trunk) and "." not in found and (crowded or any(_parses(found, region) for region in REGIONS))
 
 
 def _parses(found: str, region: str | None) -> bool:

@@ -45,7 +45,7 @@ class Labelled(msgspec.Struct, frozen=True):
 
 def lines(name: str) -> list[str]:
     """The lines of one of the demo's files."""
-    return (files("services.demo") / name).read_text(encoding="utf-8").splitlines()
+    return (files("services.demo") / name).read_text(encoding="utf-8").rstrip("\n").split("\n")
 
 
 def labels() -> dict[str, Labelled]:

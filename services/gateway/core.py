@@ -11,7 +11,7 @@ import redis.asyncio
 from litestar import Request
 from litestar.connection import ASGIConnection
 from litestar.datastructures import State
-from litestar.exceptions import SerializationException
+from litestar.exceptions import InternalServerException, SerializationException
 from litestar.handlers import BaseRouteHandler
 
 from services.gateway.acceptor import Acceptor
@@ -74,6 +74,17 @@ class Gateway:
 
 class SafeRequest(Request[Any, Any, State]):
     """A request whose body can't make the parser fail in a way that isn't the client's 400."""
+
+    async def body(self) -> bytes:
+        """The whole body.
+
+        Raises:
+            Problem: 400, the client hung up before its end; nobody will read that.
+        """
+        try:
+            return await super().body()
+        except InternalServerException:
+            raise malformed("the body ends too early") from None
 
     async def json(self) -> Any:
         """The body.

@@ -20,11 +20,11 @@ REVIEW_FROM: Final = 5_000
 
 _COLUMNS: Final = (
     "p.prediction_id, p.text_id, p.cluster, p.label, ARRAY[p.negative, p.neutral, p.positive], p.model, p.epoch,"
-    " p.tickers, p.source, p.language, p.event_time, p.scored, p.truncated, t.body, t.url"
+    " p.tickers, p.source, p.language, p.event_time, p.scored, p.truncated, t.body, t.url, t.external_id"
 )
 _NAMES: Final = (
     "prediction_id", "text_id", "cluster", "label", "probabilities", "model", "epoch",
-    "tickers", "source", "language", "event_time", "scored", "truncated", "text", "url",
+    "tickers", "source", "language", "event_time", "scored", "truncated", "text", "url", "external_id",
 )  # fmt: skip
 _FROM: Final = "FROM prediction p LEFT JOIN text t USING (text_id)"
 
@@ -50,6 +50,7 @@ class PredictionView(msgspec.Struct, frozen=True, kw_only=True):
     truncated: bool
     text: str | None
     url: str | None
+    external_id: str | None
 
 
 class ReviewItem(msgspec.Struct, frozen=True):

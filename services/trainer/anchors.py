@@ -28,4 +28,4 @@ class Anchor(msgspec.Struct, frozen=True):
 def anchors() -> list[Anchor]:
     """All of them."""
     content = (files("services.trainer") / "anchor.jsonl").read_text(encoding="utf-8")
-    return [msgspec.json.decode(line, type=Anchor) for line in content.splitlines()]
+    return [msgspec.json.decode(line, type=Anchor) for line in content.rstrip("\n").split("\n")]

@@ -1,0 +1,200 @@
+"""The demo, reads top to bottom: start everything, feed the stream, let readers correct, watch the loop promote, measure.
+
+It fails when the loop breaks: a gain is only reported if a promoted challenger gives it on texts nobody touched.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import msgspec
+import numpy as np
+from rich.console import Console
+
+from services import status as status_
+from services.demo import readers
+from services.demo.readers import Gateway, Labelled
+from services.demo.report import Report, Sizes, page, show
+from services.settings import Settings
+from services.stream.database import transaction
+from services.supervisor.up import Up
+from services.trainer import gate, registry
+
+RETRAIN_AFTER: Final = 250
+"""Corrections that start a training: most of what the readers give, so that one run sees enough."""
+LATE_STORIES: Final = 60
+"""Stories that come only after the promotion, to be seen scored by the new model."""
+START_S: Final = 90.0
+TRAIN_S: Final = 90.0
+
+
+def main(seed: int, data: Path) -> int:
+    """Run it; 0 when the loop learned, 1 when it didn't."""
+    console = Console()
+    shutil.rmtree(data, ignore_errors=True)
+    began = time.monotonic()
+    settings = Settings(
+        database="", data=str(data.resolve()), port=_free_port(), retrain_after=RETRAIN_AFTER, partitions=2
+    )
+    with Up(settings, lambda line: console.print(f"[dim]{line}[/dim]")) as up, _watched(up):
+        report = _loop(up.settings, seed, console.print, began)
+    (data / "report.json").write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2))
+    (data / "report.html").write_text(page(report), encoding="utf-8")
+    show(report, console, data)
+    return 0 if report.learned else 1
+
+
+def _loop(settings: Settings, seed: int, say: Callable[[str], None], began: float) -> Report:
+    known = readers.labels()
+    aside = readers.set_aside(known, seed)
+    late = frozenset(sorted(aside)[:LATE_STORIES])
+    first, after = readers.raw_lines(known, late)
+    gateway = Gateway(f"http://{settings.host}:{settings.port}")
+    _ready(gateway)
+
+    say("feeding the stream: news, desk chatter, tweets, copies, debris, private data, other languages, hostile input")
+    fed = time.monotonic()
+    ingest(settings, first)
+    status = status_.wait_idle(settings, lambda _: None, TRAIN_S)
+    fed = time.monotonic() - fed
+
+    before = list(gateway.predictions())
+    say(f"{status.account.scored} texts scored by model {_model(before)}; readers look at them")
+    corrections, confirmations = readers.read(gateway, before, known, aside, seed)
+    say(f"{corrections} corrections and {confirmations} confirmations given over REST; the trainer takes over")
+    ledger = _decided(settings)
+    champion = _swapped(gateway, ledger.epoch) if ledger.action == "promote" else None
+
+    measured = [p for p in before if _measured(p, known, aside)]
+    was = [p["label"] for p in measured]
+    now = [score["label"] for score in _scored(gateway, [p["text"] for p in measured])]
+    truth = [known[p["external_id"]].label for p in measured]
+    ingest(settings, after)
+    status = status_.wait_idle(settings, lambda _: None, TRAIN_S)
+    fresh = [p for p in gateway.predictions() if known[p["external_id"]].story in late]
+    problems = _verify(settings)
+    right = [np.array([a == b for a, b in zip(labels, truth, strict=True)]) for labels in (was, now)]
+    parts = [known[p["external_id"]].part for p in measured]
+    return Report(
+        seed=seed,
+        account=status.account,
+        before=gate.accuracy(right[0]),
+        after=gate.accuracy(right[1]),
+        gained=int(np.sum(right[1] & ~right[0])),
+        lost=int(np.sum(right[0] & ~right[1])),
+        p_value=gate.mcnemar(int(np.sum(right[1] & ~right[0])), int(np.sum(right[0] & ~right[1]))),
+        by_part={
+            part: (
+                gate.accuracy(right[0][[q == part for q in parts]]),
+                gate.accuracy(right[1][[q == part for q in parts]]),
+            )
+            for part in sorted(set(parts))
+        },
+        corrections=corrections,
+        confirmations=confirmations,
+        ledger=ledger,
+        ledger_problems=problems,
+        model_before=_model(before),
+        model_after=champion,
+        fresh=Sizes(
+            len(fresh),
+            sum(p["epoch"] >= ledger.epoch for p in fresh),
+            sum(p["label"] == known[p["external_id"]].label for p in fresh),
+        ),
+        texts_per_second=round(status.account.taken / fed, 1),
+        seconds=round(time.monotonic() - began, 1),
+    )
+
+
+def ingest(settings: Settings, lines: str) -> None:
+    """Feed JSON lines by the command a user would use."""
+    with tempfile.NamedTemporaryFile("w", suffix=".jsonl", encoding="utf-8") as file:
+        file.write(lines)
+        file.flush()
+        command = [sys.executable, "-m", "services.cli", "ingest", file.name]
+        environment = os.environ | settings.environment()
+        subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 (our own)
+
+
+@contextmanager
+def _watched(up: Up) -> Iterator[None]:
+    stop = threading.Event()
+    thread = threading.Thread(target=up.watch, args=(stop,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _ready(gateway: Gateway) -> None:
+    deadline = time.monotonic() + START_S
+    while True:
+        try:
+            gateway.score(["warm"])
+            return
+        except httpx.HTTPError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+def _decided(settings: Settings) -> registry.LedgerRow:
+    deadline = time.monotonic() + TRAIN_S
+    while time.monotonic() < deadline:
+        rows = _ledger(settings)
+        if rows[-1].actor == "trainer":
+            return rows[-1]
+        time.sleep(0.2)
+    raise TimeoutError("the trainer has not decided in time; look at the log of trainer.0")
+
+
+def _ledger(settings: Settings) -> list[registry.LedgerRow]:
+    with closing(settings.connector("demo")()) as connection, transaction(connection), connection.cursor() as cursor:
+        return registry.ledger(cursor)
+
+
+def _verify(settings: Settings) -> list[str]:
+    return registry.verify(_ledger(settings))
+
+
+def _swapped(gateway: Gateway, epoch: int) -> str:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        answer = gateway.score(["warm"])
+        if answer["epoch"] >= epoch:
+            return str(answer["model"])
+        time.sleep(0.1)
+    raise TimeoutError("the scorers have not swapped in time; look at the log of score.0")
+
+
+def _scored(gateway: Gateway, texts: Sequence[str]) -> list[dict[str, Any]]:
+    return [score for start in range(0, len(texts), 64) for score in gateway.score(texts[start : start + 64])["scores"]]
+
+
+def _measured(prediction: Mapping[str, Any], known: Mapping[str, Labelled], aside: frozenset[str]) -> bool:
+    label = known.get(prediction.get("external_id") or "")
+    return label is not None and label.label is not None and label.story in aside
+
+
+def _model(predictions: Sequence[Mapping[str, Any]]) -> str:
+    return str(predictions[0]["model"])
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
