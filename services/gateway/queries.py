@@ -50,7 +50,8 @@ class PredictionView(msgspec.Struct, frozen=True, kw_only=True):
     truncated: bool
     text: str | None
     url: str | None
-    external_id: str | None
+    external_id: str | None = None
+    """The source's own id; not on the live stream."""
 
 
 class ReviewItem(msgspec.Struct, frozen=True):

@@ -103,10 +103,7 @@ class _Thread(driver.AIOKafkaConsumerThread):
     async def _seek_to_seen(self, known: Places) -> dict[KafkaPartition, int]:
         consumer = self._ensure_consumer()
         places = sorted(consumer.assignment())
-        seen = {}
-        for place in places:
-            at = await consumer.committed(place)
-            if at is not None: seen[place.partition] = at - 1
+        seen = await asyncio.to_thread(known.seen, [place.partition for place in places])
         begins = await consumer.beginning_offsets([place for place in places if place.partition not in seen])
         positions = {
             place: begins[place] if place in begins else seen[place.partition] + 1
