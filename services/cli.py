@@ -335,9 +335,7 @@ def models_promote(version: str, reason: str, actor: str, expected_epoch: int | 
     from services.trainer import registry
 
     with closing(settings().open_bus("models")) as bus:
-        change = registry.promote(
-            bus, version, actor=actor, reason=reason, evidence={}, expected_epoch=expected_epoch
-        )
+        change = registry.promote(bus, version, actor=actor, reason=reason, evidence={}, expected_epoch=expected_epoch)
     click.echo(f"epoch {change.epoch}: {change.version} (was {change.previous})")
 
 
@@ -404,7 +402,9 @@ def doctor(as_json: bool) -> None:
         show(checks)
     else:
         for check in checks:
-            sign = "[green]ok[/green]  " if check.ok else "[red]needs[/red]" if check.needed else "[yellow]no[/yellow]  "
+            sign = (
+                "[green]ok[/green]  " if check.ok else "[red]needs[/red]" if check.needed else "[yellow]no[/yellow]  "
+            )
             console.print(f"{sign} {check.name}: {check.finding}" + (f" → {check.remedy}" if check.remedy else ""))
     sys.exit(any(check.needed and not check.ok for check in checks))
 

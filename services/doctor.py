@@ -17,7 +17,15 @@ from services.stream.errors import TickerloopError
 from services.supervisor.process import service_user
 from services.supervisor.servers import package_folder
 
-PACKAGES: Final = ("kafka-python", "torch", "transformers", "faust-streaming", "redis", "psycopg2-binary", "onnxruntime")
+PACKAGES: Final = (
+    "kafka-python",
+    "torch",
+    "transformers",
+    "faust-streaming",
+    "redis",
+    "psycopg2-binary",
+    "onnxruntime",
+)
 MIN_FREE_GB: Final = 2.0
 
 
@@ -85,9 +93,7 @@ def _disk() -> Check:
 
 def _device() -> Check:
     if shutil.which("nvidia-smi") is None:
-        return Check(
-            "GPU", False, f"none; scoring runs int8 on {os.cpu_count()} cores by ONNX Runtime", needed=False
-        )
+        return Check("GPU", False, f"none; scoring runs int8 on {os.cpu_count()} cores by ONNX Runtime", needed=False)
     query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
     done = subprocess.run(query, capture_output=True, text=True, check=False)  # noqa: S603
     return Check("GPU", done.returncode == 0, (done.stdout or done.stderr).strip(), needed=False)

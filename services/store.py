@@ -97,8 +97,18 @@ def _insert_texts(cursor: Cursor, events: Sequence[CleanText]) -> None:
         "INSERT INTO text (text_id, cluster, body, source, external_id, url, language, marks, event_time, received)"
         " VALUES %s ON CONFLICT DO NOTHING",
         [
-            (e.text_id, e.cluster, e.text, e.source, e.external_id, e.url, e.language, list(e.marks), e.event_time,
-             e.received)
+            (
+                e.text_id,
+                e.cluster,
+                e.text,
+                e.source,
+                e.external_id,
+                e.url,
+                e.language,
+                list(e.marks),
+                e.event_time,
+                e.received,
+            )
             for e in events
         ],
         template="(%s, %s, %s, %s, %s, %s, %s, %s::text[], %s, %s)",
@@ -113,8 +123,23 @@ def _insert_predictions(cursor: Cursor, events: Sequence[Prediction]) -> None:
         " tickers, source, language, event_time, scored, truncated, origin_partition, origin_offset)"
         " VALUES %s ON CONFLICT DO NOTHING",
         [
-            (e.prediction_id, e.text_id, e.cluster, e.label, *e.probabilities, e.model, e.epoch, list(e.tickers),
-             e.source, e.language, e.event_time, e.scored, e.truncated, e.origin.partition, e.origin.offset)
+            (
+                e.prediction_id,
+                e.text_id,
+                e.cluster,
+                e.label,
+                *e.probabilities,
+                e.model,
+                e.epoch,
+                list(e.tickers),
+                e.source,
+                e.language,
+                e.event_time,
+                e.scored,
+                e.truncated,
+                e.origin.partition,
+                e.origin.offset,
+            )
             for e in events
         ],
         template="(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s::text[], %s, %s, %s, %s, %s, %s, %s)",

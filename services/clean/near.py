@@ -77,4 +77,4 @@ class Near:
             answers = self._script(keys=keys, args=arguments)
         except (redis.ConnectionError, redis.TimeoutError, redis.ReadOnlyError, redis.OutOfMemoryError) as error:
             raise Transient(f"Valkey: {error}") from error
-        return [answer.decode() if isinstance(answer, bytes) else answer or None for answer in answers]
+        return [(answer.decode() if isinstance(answer, bytes) else answer) or None for answer in answers]

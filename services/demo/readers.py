@@ -72,7 +72,7 @@ class Gateway:
         while True:
             parameters = {"limit": "500"} | ({"cursor": cursor} if cursor else {})
             page = self._get("/v1/predictions", parameters)
-            yield from page["predictions"]
+            yield from page["items"]
             cursor = page.get("next")
             if cursor is None:
                 return

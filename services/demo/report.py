@@ -77,7 +77,9 @@ def show(report: Report, console: Console, data: Path) -> None:
     table = Table("texts nobody corrected", "n", "before", "after", box=None)
     for part, (before, after) in report.by_part.items():
         table.add_row(NAMES[part], str(before.n), f"{before.rate:.0%}", f"{after.rate:.0%}")
-    table.add_row("[bold]all", f"[bold]{report.before.n}", f"[bold]{_with(report.before)}", f"[bold]{_with(report.after)}")
+    table.add_row(
+        "[bold]all", f"[bold]{report.before.n}", f"[bold]{_with(report.before)}", f"[bold]{_with(report.after)}"
+    )
     console.print(table)
     console.print(
         f"{report.corrections} corrections, {report.confirmations} confirmations; right now and wrong before: "
@@ -85,8 +87,12 @@ def show(report: Report, console: Console, data: Path) -> None:
     )
     console.rule("[bold]what the ledger says")
     chain = "chain verified" if not report.ledger_problems else "; ".join(report.ledger_problems)
-    console.print(f"epoch {report.ledger.epoch}: {report.ledger.action} {report.ledger.version}, {report.ledger.reason}")
-    console.print(f"{chain}; scorers went from {report.model_before} to {report.model_after or 'nothing: no promotion'}")
+    console.print(
+        f"epoch {report.ledger.epoch}: {report.ledger.action} {report.ledger.version}, {report.ledger.reason}"
+    )
+    console.print(
+        f"{chain}; scorers went from {report.model_before} to {report.model_after or 'nothing: no promotion'}"
+    )
     console.print(
         f"{report.fresh.texts} texts came after that: {report.fresh.by_new_model} scored by the new model, "
         f"{report.fresh.right} of them right"

@@ -99,14 +99,16 @@ class Counter:
             raise
         except Exception as error:
             log.exception("%s: the step failed on a batch of %d", GROUP, len(records))
-            if len(records) == 1:
-                self._give_up(records[0], Rejected("failed", f"{type(error).__name__}: {error}"[:2000]))
-                return
-            middle = len(records) // 2
-            self._attempt(records[:middle])
-            self._attempt(records[middle:])
+            why = Rejected("failed", f"{type(error).__name__}: {error}"[:2000])
         else:
             self._trips.passed(records)
+            return
+        if len(records) == 1:
+            self._give_up(records[0], why)
+            return
+        middle = len(records) // 2
+        self._attempt(records[:middle])
+        self._attempt(records[middle:])
 
     def _step(self, records: Sequence[Record], cursor: Cursor) -> Sequence[Answer]:
         return rows.count(records, cursor, self._source, self._rules)

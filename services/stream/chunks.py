@@ -56,6 +56,4 @@ def unpack(place: TopicPartition, first: int, at_ms: int, payload: bytes, positi
     """Records of one chunk from `position` on; `first` is the chunk's first offset."""
     packed = _decoder.decode(payload)
     skip = max(0, position - first)
-    return [
-        Record(place.topic, place.partition, first + i, at_ms, *packed[i]) for i in range(skip, len(packed))
-    ]
+    return [Record(place.topic, place.partition, first + i, at_ms, *packed[i]) for i in range(skip, len(packed))]

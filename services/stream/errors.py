@@ -1,14 +1,14 @@
 """What can go wrong, in one tree.
 
-    TickerloopError
-    ├── Rejected      this event is bad: it goes to its topic's `.dead`, with the reason, and can be replayed
-    ├── Transient     try again with backoff: a lost server, a deadlock, a row another service has yet to write
-    │   └── Fenced    another member owns the partition now: drop it, its new owner redoes the work
-    └── Fatal         stop uncommitted and exit non-zero; the supervisor restarts the service
-        ├── Truncated     the position lies before what retention kept
-        ├── SlotTaken     another live process runs under this service's slot
-        ├── Tripped       our own code failed too often: `tickerloop dlq resume` clears it
-        └── Misconfigured a setting, file or server is not as it must be; the message says what to do
+TickerloopError
+├── Rejected      this event is bad: it goes to its topic's `.dead`, with the reason, and can be replayed
+├── Transient     try again with backoff: a lost server, a deadlock, a row another service has yet to write
+│   └── Fenced    another member owns the partition now: drop it, its new owner redoes the work
+└── Fatal         stop uncommitted and exit non-zero; the supervisor restarts the service
+    ├── Truncated     the position lies before what retention kept
+    ├── SlotTaken     another live process runs under this service's slot
+    ├── Tripped       our own code failed too often: `tickerloop dlq resume` clears it
+    └── Misconfigured a setting, file or server is not as it must be; the message says what to do
 """
 
 from __future__ import annotations

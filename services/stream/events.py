@@ -203,7 +203,6 @@ _encoder = msgspec.json.Encoder()
 _decoders: dict[type[Event], msgspec.json.Decoder[Any]] = {}
 
 
-
 def encode(event: Event) -> bytes:
     """Compact UTF-8 JSON."""
     return _encoder.encode(event)

@@ -15,6 +15,8 @@ REFUSED = Counter("tickerloop_refused", "Requests refused by the gateway", ["sta
 STREAMS = Gauge("tickerloop_streams", "Live event streams open", multiprocess_mode="livesum")
 
 SCORED = Counter("tickerloop_scored", "Texts scored", ["model"])
-BATCH_TEXTS = Histogram("tickerloop_batch_texts", "Texts per model call", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512))
+BATCH_TEXTS = Histogram(
+    "tickerloop_batch_texts", "Texts per model call", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+)
 EPOCH = Gauge("tickerloop_epoch", "Ledger sequence of the model in service", multiprocess_mode="max")
 SWAPS = Counter("tickerloop_swaps", "Model swaps done by a scorer", ["outcome"])

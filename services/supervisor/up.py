@@ -213,5 +213,3 @@ def running(data: Path) -> Settings:
             f"nothing is up on {data}; start it with `tickerloop up`, or name servers by TICKERLOOP_DATABASE, "
             "TICKERLOOP_BUS and TICKERLOOP_REDIS"
         ) from None
-
-

@@ -76,6 +76,4 @@ def judge(
         promote, reason = False, f"not shown to be better: +{gained} −{lost}, p = {p_value:.3f}"
     else:
         promote, reason = True, f"better: +{gained} −{lost} of {len(champion)}, p = {p_value:.2g}"
-    return Verdict(
-        promote, reason, accuracy(champion), accuracy(challenger), gained, lost, p_value, before, after
-    )
+    return Verdict(promote, reason, accuracy(champion), accuracy(challenger), gained, lost, p_value, before, after)

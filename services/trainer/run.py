@@ -187,5 +187,3 @@ def _end(connection: Connection, run: int, state: str, detail: object) -> None:
             "UPDATE training_run SET state = %s, detail = %s, finished = %s WHERE run = %s",
             (state, json.dumps(detail), now_ms(), run),
         )
-
-

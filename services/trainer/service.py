@@ -49,8 +49,21 @@ def keep(records: Sequence[Record], cursor: Cursor) -> Sequence[Answer]:
             continue
         answers.append(())
         rows.append(
-            (e.example_id, e.feedback_id, e.prediction_id, e.text_id, e.cluster, e.predicted, e.label, e.model,
-             e.epoch, e.annotator, e.sampled, e.holdout, e.given)
+            (
+                e.example_id,
+                e.feedback_id,
+                e.prediction_id,
+                e.text_id,
+                e.cluster,
+                e.predicted,
+                e.label,
+                e.model,
+                e.epoch,
+                e.annotator,
+                e.sampled,
+                e.holdout,
+                e.given,
+            )
         )
     if rows:
         execute_values(

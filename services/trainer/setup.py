@@ -23,9 +23,7 @@ def register_bundled(bus: Bus) -> None:
     first: list[bool] = []
 
     def write(cursor: Cursor) -> list[Outgoing]:
-        registry.register(
-            cursor, card.version, None, json.loads((folder / artifact.CARD).read_bytes()), folder
-        )
+        registry.register(cursor, card.version, None, json.loads((folder / artifact.CARD).read_bytes()), folder)
         first.append(registry.champion(cursor) is None)
         return []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -62,17 +63,19 @@ class Crashable:
 
 
 @pytest.fixture(scope="module")
-def fragile_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    """A PostgreSQL of this module's own."""
-    folder = tmp_path_factory.mktemp("fragile")
-    for parent in (folder, *folder.parents):
-        if parent.owner() == "root" and parent != Path("/"):
-            parent.chmod(parent.stat().st_mode | 0o011)
-    server = PostgresServer(folder / "data", folder / "logs")
-    server.start()
-    migrate(server.url)
-    yield server
-    server.stop()
+def fragile_postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL of this module's own.
+
+    Not in pytest's folder: each session of pytest that starts closes it to other users, and so to a running server.
+    """
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        folder.chmod(0o711)
+        server = PostgresServer(folder / "data", folder / "logs")
+        server.start()
+        migrate(server.url)
+        yield server
+        server.stop()
 
 
 @pytest.fixture

@@ -161,7 +161,17 @@ def test_a_silent_owner_inside_a_statement_is_ended(kit: EmbeddedKit) -> None:
 
 
 def test_a_new_owner_starts_where_the_last_one_committed(kit: EmbeddedKit) -> None:
-    """A position read in the statement that takes the lock may predate the last owner's commit."""
+    """A position read in the statement that takes the lock may predate the last owner's commit.
+
+    The lock is made slow here, so that there is time for that commit after the statement has taken its snapshot.
+    """
+    with contextlib.closing(kit.connect()) as connection, connection, connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE SCHEMA slow; CREATE FUNCTION slow.pg_try_advisory_lock(key bigint) RETURNS boolean LANGUAGE plpgsql AS '"
+            " BEGIN PERFORM pg_sleep(0.004); RETURN pg_catalog.pg_try_advisory_lock(key); END'"
+        )
+        cursor.execute("SELECT format('ALTER DATABASE %I SET search_path = slow, pg_catalog, public', current_database())")
+        cursor.execute(*(cursor.fetchone() or ("",)))
     place = TopicPartition(kit.source, 0)
     bus = kit.bus()
     publish(bus, [Outgoing(kit.source, b"k", b"x", partition=0)] * 5_000)

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import httpx
-import pytest
 from prometheus_client import REGISTRY
 
 from services.stream import topics
@@ -177,9 +176,9 @@ def test_a_position_of_another_log_is_said_too(gateway: Running) -> None:
         assert ids(listener.take(1)) == [made(1).prediction_id]
 
 
-@pytest.mark.parametrize("last_id", ["x", "0", "0:-1", "0:1-", "9" * 30 + ":1", "0:" + "9" * 30, "m:1;0:2"])
-def test_an_id_that_is_not_ours_is_400(gateway: Running, last_id: str) -> None:
-    problem(gateway.client.get("/v1/stream", headers={"Last-Event-ID": last_id}), 400)
+def test_an_id_that_is_not_ours_is_400(gateway: Running) -> None:
+    for last_id in ("x", "0", "0:-1", "0:1-", "9" * 30 + ":1", "0:" + "9" * 30, "m:1;0:2"):
+        problem(gateway.client.get("/v1/stream", headers={"Last-Event-ID": last_id}), 400)
 
 
 def test_garbage_on_the_topic_is_passed_over(gateway: Running) -> None:

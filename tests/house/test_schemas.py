@@ -6,8 +6,8 @@ import json
 
 import jsonschema
 import pytest
-from schemas.generate import FOLDER, KINDS, schema
 
+from schemas.generate import FOLDER, KINDS, schema
 from services.stream.events import Origin, Prediction, encode
 
 

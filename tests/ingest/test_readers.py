@@ -25,7 +25,6 @@ from services.stream.errors import Misconfigured
 from services.stream.events import RawText
 from services.stream.topics import MAX_DEAD_BYTES, RAW, dead
 
-
 GUESS, BEGINNING = Wanted(), Place()
 
 

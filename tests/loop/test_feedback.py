@@ -6,9 +6,9 @@ import threading
 import time
 
 import msgspec
-
 from loop.conftest import Bench
 from loop.makers import feedback, prediction, published
+
 from services import feedback as service
 from services import store
 from services.deadletters import describe, letters

@@ -7,8 +7,8 @@ from pathlib import Path
 import msgspec
 import psycopg2
 import pytest
-
 from loop.conftest import Bench
+
 from services.stream import topics
 from services.stream.bus import Outgoing
 from services.stream.errors import Rejected
@@ -48,9 +48,7 @@ def test_each_change_is_a_row_and_a_record(registered: Bench) -> None:
     assert [_promote(registered, v).epoch for v in ("a", "b")] == [1, 2]
     back = registry.rollback(registered.bus, actor="bo", reason="worse", expected_epoch=2)
     assert (back.epoch, back.version, back.previous) == (3, "a", "b")
-    records = [
-        msgspec.json.decode(r.value, type=ModelChange) for r in registered.bus.reader([topics.MODELS]).poll(0.5)
-    ]
+    records = [msgspec.json.decode(r.value, type=ModelChange) for r in registered.bus.reader([topics.MODELS]).poll(0.5)]
     assert [(r.epoch, r.version, r.action) for r in records] == [
         (1, "a", "promote"), (2, "b", "promote"), (3, "a", "rollback"),
     ]  # fmt: skip

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import redis
-
 from loop.conftest import Bench
 from loop.makers import clean_text, prediction, published, rejected
+
 from services import status, store
 from services.stream import topics
 from services.stream.bus import Outgoing

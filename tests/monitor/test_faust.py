@@ -183,3 +183,19 @@ def test_lost_servers_change_nothing(settings: Settings, bus: KafkaBus, kafka_br
             publish(again, events[3_000:])
         until(lambda: rows(settings.database).n == len(events), worker)
     assert rows(settings.database) == expected(events)
+
+
+def test_dropped_mentions_are_fatal_and_never_skipped(settings: Settings, bus: KafkaBus) -> None:
+    events = made(400)
+    publish(bus, events)
+    count_all(settings, events)
+    publish(bus, events)
+    with closing(client.admin(settings.bus.removeprefix("kafka://"))) as admin:
+        admin.delete_records({client.place_of(place): end - 2 for place, end in bus.ends(MENTIONS).items()})
+    with working(settings) as worker:
+        until(lambda: not worker.alive)
+        assert worker.process.returncode == EXIT_FATAL
+        assert "DELETE FROM monitor_partition" in worker.log.read_text()
+    query(settings.database, "DELETE FROM monitor_partition")
+    with working(settings) as worker:
+        until(lambda: rows(settings.database).n > len(events), worker)

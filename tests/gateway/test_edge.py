@@ -1,0 +1,136 @@
+"""Scoring now, health, and what stands around every answer."""
+
+from __future__ import annotations
+
+import re
+from http.server import ThreadingHTTPServer
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client import REGISTRY
+
+from services.gateway.limits import limits_from
+from services.stream.errors import Misconfigured
+from tests.gateway.conftest import Running, announce, problem
+
+
+def score(gateway: Running, *texts: object) -> httpx.Response:
+    return gateway.client.post("/v1/score", json={"texts": texts})
+
+
+def test_scoring_now_is_forwarded_to_a_live_worker(gateway: Running, scorer: ThreadingHTTPServer) -> None:
+    announce(gateway, 1, slot=0)  # nobody listens there
+    announce(gateway, scorer.server_port, slot=1)
+    for _ in range(3):
+        answer = score(gateway, "one", "two")
+        assert answer.status_code == 200
+        assert answer.json()["model"] == "base-1"
+        assert len(answer.json()["scores"]) == 2
+
+
+def test_without_a_live_worker_scoring_is_503(gateway: Running, scorer: ThreadingHTTPServer) -> None:
+    announce(gateway, scorer.server_port, age_ms=6_000)
+    assert problem(score(gateway, "one"), 503)["type"].endswith("unavailable")
+    assert score(gateway, "one").headers["retry-after"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [((503, b"{}"), 503), ((500, b"{}"), 502), ((200, b"\xff"), 502), ((200, b'{"scores":[]}'), 502), ((400, b""), 422)],
+)
+def test_a_worker_that_fails(
+    gateway: Running, scorer: ThreadingHTTPServer, answer: tuple[int, bytes], status: int
+) -> None:
+    announce(gateway, scorer.server_port)
+    scorer.answer = answer  # type: ignore[attr-defined]
+    problem(score(gateway, "one"), status)
+
+
+def test_bad_texts_to_score(gateway: Running) -> None:
+    for texts in ([], ["x"] * 257, ["x" * 20_001], [7], [None]):
+        problem(score(gateway, *texts), 422)
+    problem(gateway.client.post("/v1/score", json={"texts": "one"}), 422)
+    problem(gateway.client.post("/v1/score", content=b"\xff"), 400)
+
+
+def test_health(gateway: Running, scorer: ThreadingHTTPServer) -> None:
+    assert gateway.client.get("/healthz").json() == {"status": "up"}
+    body = problem(gateway.client.get("/readyz"), 503)
+    assert [entry["field"] for entry in body["errors"]] == ["score"]
+    announce(gateway, scorer.server_port)
+    assert httpx.get(f"{gateway.url}/readyz").status_code in (200, 503)  # the list of workers is up to a second old
+    assert gateway.client.get("/v1/status").json()["account"]["taken"] == 0
+
+
+def test_metrics(gateway: Running, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    before = REGISTRY.get_sample_value("tickerloop_accepted_total") or 0
+    gateway.client.post("/v1/texts", json=[{"text": "a"}, {"text": "b"}])
+    gateway.client.post("/v1/texts", content=b"{")
+    text = gateway.client.get("/metrics").text
+    assert f"tickerloop_accepted_total {before + 2}" in text
+    assert re.search(r'tickerloop_refused_total\{status="400"\} [1-9]', text)
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    assert gateway.client.get("/metrics").status_code == 200
+
+
+def test_openapi_describes_bodies_and_errors(gateway: Running) -> None:
+    document = gateway.client.get("/schema/openapi.json").json()
+    texts = document["paths"]["/v1/texts"]["post"]
+    assert set(texts["requestBody"]["content"]) == {"application/json", "application/x-ndjson"}
+    assert "application/problem+json" in texts["responses"]["429"]["content"]
+    assert {"/v1/score", "/v1/stream", "/v1/feedback", "/v1/models/{version}/promote"} <= set(document["paths"])
+
+
+@pytest.mark.parametrize("path", ["/", "/page/page.js", "/v1/predictions", "/nope", "/schema/openapi.json", "/metrics"])
+def test_every_answer_carries_the_security_headers(gateway: Running, path: str) -> None:
+    headers = gateway.client.get(path).headers
+    policy = headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert "unsafe" not in policy
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert "server" not in headers
+
+
+def test_nothing_comes_from_another_host(gateway: Running) -> None:
+    for path in ("/", "/page/page.js", "/page/page.css", "/schema"):
+        assert not re.search(r"(src|href|url|import)\W{1,3}https?://", gateway.client.get(path).text), path
+
+
+def test_a_file_the_browser_has_is_not_sent_again(gateway: Running) -> None:
+    tag = gateway.client.get("/page/page.js").headers["etag"]
+    assert gateway.client.get("/page/page.js", headers={"If-None-Match": tag}).status_code == 304
+
+
+def test_foreign_pages_and_foreign_names_are_refused(gateway: Running) -> None:
+    text = {"text": "x"}
+    own = gateway.url
+    assert gateway.client.post("/v1/texts", json=text, headers={"Origin": own}).status_code == 202
+    problem(gateway.client.post("/v1/texts", json=text, headers={"Origin": "https://evil.example"}), 403)
+    problem(gateway.client.post("/v1/texts", json=text, headers={"Origin": "null"}), 403)
+    problem(gateway.client.post("/v1/texts", json=text, headers={"Sec-Fetch-Site": "cross-site"}), 403)
+    for host in ("evil.example", "127.0.0.1.evil.example", "[", ""):
+        problem(gateway.client.get("/healthz", headers={"Host": host}), 421)
+    assert gateway.client.get("/healthz", headers={"Host": "localhost:1"}).status_code == 200
+
+
+def test_other_errors_are_problems_too(gateway: Running) -> None:
+    problem(gateway.client.get("/nope"), 404)
+    assert "POST" in gateway.client.delete("/v1/texts").headers["allow"]
+    problem(gateway.client.delete("/v1/texts"), 405)
+
+
+def test_a_defect_of_ours_is_a_500_without_its_innards(gateway: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("secret")
+
+    monkeypatch.setattr("services.gateway.queries.review", broken)
+    assert "secret" not in problem(gateway.client.get("/v1/review"), 500)["detail"]
+
+
+def test_a_limit_that_is_no_number_is_named() -> None:
+    with pytest.raises(Misconfigured, match="TICKERLOOP_GATEWAY_"):
+        limits_from({"TICKERLOOP_GATEWAY_RATE": "fast"})
+    assert limits_from({"TICKERLOOP_GATEWAY_RATE": "3.5"}).rate == 3.5

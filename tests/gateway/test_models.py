@@ -1,0 +1,62 @@
+"""The registry over HTTP: decisions carry what they were made on."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from services.stream import topics
+from services.stream.events import ModelChange, decode
+from tests.gateway.conftest import Running, problem
+
+
+def register(gateway: Running, *versions: str) -> None:
+    for created, version in enumerate(versions):
+        gateway.execute(
+            "INSERT INTO model_version (version, parent, card, files, created) VALUES (%s, NULL, %s, '{}', %s)",
+            version, json.dumps({"labels": ["negative", "neutral", "positive"]}), created,
+        )  # fmt: skip
+
+
+def decide(gateway: Running, path: str, epoch: int, **more: Any) -> Any:
+    body = {"actor": "ops", "reason": "better", "expected_epoch": epoch} | more
+    return gateway.client.post(f"/v1/models/{path}", json=body)
+
+
+def test_promote_and_roll_back(gateway: Running) -> None:
+    register(gateway, "v1", "v2")
+    assert decide(gateway, "v1/promote", 0).json()["epoch"] == 1
+    change = decide(gateway, "v2/promote", 1, evidence={"f1": 0.9}).json()
+    assert (change["version"], change["previous"], change["epoch"]) == ("v2", "v1", 2)
+    listed = {model["version"]: model["champion"] for model in gateway.client.get("/v1/models").json()}
+    assert listed == {"v1": False, "v2": True}
+    assert gateway.client.get("/v1/models/v2").json()["card"]["labels"][0] == "negative"
+    assert decide(gateway, "rollback", 2).json()["version"] == "v1"
+    rows = gateway.client.get("/v1/ledger").json()
+    assert [(row["epoch"], row["action"], row["actor"]) for row in rows] == [
+        (1, "promote", "ops"), (2, "promote", "ops"), (3, "rollback", "ops"),
+    ]  # fmt: skip
+    assert rows[1]["evidence"] == {"f1": 0.9}
+    changes = [decode(ModelChange, record.value) for record in gateway.records(topics.MODELS)]
+    assert [change.version for change in changes] == ["v1", "v2", "v1"]
+
+
+def test_a_decision_on_what_has_moved_is_409(gateway: Running) -> None:
+    register(gateway, "v1", "v2")
+    decide(gateway, "v1/promote", 0)
+    problem(decide(gateway, "v2/promote", 0), 409)
+    problem(decide(gateway, "rollback", 1), 409)
+    assert len(gateway.records(topics.MODELS)) == 1
+
+
+def test_bad_decisions(gateway: Running) -> None:
+    register(gateway, "v1")
+    problem(decide(gateway, "nope/promote", 0), 404)
+    problem(gateway.client.get("/v1/models/nope"), 404)
+    problem(decide(gateway, "v1/promote", -1), 422)
+    problem(decide(gateway, "v1/promote", 0, reason=""), 422)
+    problem(decide(gateway, "v1/promote", 0, reason="a\0"), 422)
+    problem(decide(gateway, "v1/promote", 0, evidence=[1]), 422)
+    problem(decide(gateway, "v1/promote", 0, evidence={"a": "\0"}), 422)
+    problem(gateway.client.post("/v1/models/v1/promote", json={"actor": "a", "reason": "b"}), 422)
+    assert gateway.client.get("/v1/ledger").json() == []
