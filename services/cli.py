@@ -229,8 +229,8 @@ def dlq_list(as_json: bool) -> None:
         show([{"topic": topic, "reason": reason, "count": n} for (topic, reason), n in sorted(counts.items())])
         return
     table = Table("topic", "reason", "count", box=None)
-    for (topic, reason), n in sorted(counts.items()):
-        table.add_row(topic, reason, f"{n:,}")
+    for (name, reason), n in sorted(counts.items()):
+        table.add_row(name, reason, f"{n:,}")
     console.print(table if counts else "no dead letters")
 
 
@@ -379,7 +379,7 @@ def models_verify() -> None:
 @click.option("--recipe", type=click.Choice(["loop", "bundled"]), default="loop", show_default=True)
 @click.option("--data", type=click.Path(exists=True, file_okay=False), help="bundled: folder of labelled sets")
 def train(recipe: str, data: str | None) -> None:
-    """Train now. `loop` learns from the corrections so far and lets the gate decide; `bundled` makes the shipped model."""
+    """Train now: `loop` learns from the corrections and lets the gate decide, `bundled` makes the shipped model."""
     if recipe == "bundled":
         if data is None:
             raise click.UsageError("--recipe bundled needs --data DIR")

@@ -1,7 +1,7 @@
 """The store: predictions and texts into Postgres, the account of every text, the latest per ticker into Valkey.
 
-Rows and offsets commit together, so each event is stored and counted exactly once. Valkey is written after the commit and
-may be lost: the gateway falls back to Postgres.
+Rows and offsets commit together, so each event is stored and counted exactly once. Valkey is written after the commit
+and may be lost: the gateway falls back to Postgres.
 """
 
 from __future__ import annotations

@@ -3,13 +3,16 @@
 -- Times are milliseconds since the epoch, UTC.
 
 -- Identity. Same position: a redo; another position: a duplicate, or an id used again. No text: content is a hash.
+-- reason and copy_of: the verdict on a text that is a copy of another, for a redo to find; null where it is scored.
 CREATE TABLE claim (
     text_id    text PRIMARY KEY,
     content    bytea NOT NULL,
     topic      text NOT NULL,
     partition  int NOT NULL,
     "offset"   bigint NOT NULL,
-    claimed_at bigint NOT NULL
+    claimed_at bigint NOT NULL,
+    reason     text,
+    copy_of    text
 );
 
 -- The text of each story that is scored. exact and anchor are hashes of its canonical tokens, prefixes of its beginnings; a

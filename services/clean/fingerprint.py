@@ -29,7 +29,8 @@ ANCHOR_TOKENS: Final = 8
 MAX_PREFIX_TOKENS: Final = 128
 
 NEAR_TOKENS: Final = 40
-"""From here on one changed word in twenty is editing; below, it is the news."""
+"""Shorter texts aren't judged by nearness. At `near.SIMILAR` words may be added at the ends of a text this long; one in
+its middle may change from about 120 tokens on."""
 MAX_NEAR_TOKENS: Final = 2_000
 
 HASHES: Final = 64

@@ -7,7 +7,8 @@ from hashlib import blake2b
 
 import redis
 
-from services.clean.duplicates import Candidate, Copy, Duplicates
+from services.clean.claims import Candidate, Copy
+from services.clean.duplicates import Duplicates
 from services.clean.pipeline import Cleaned, CleanSettings, clean
 from services.stream import topics
 from services.stream.bus import Outgoing, Record, check_size

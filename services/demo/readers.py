@@ -129,7 +129,8 @@ def read(
 
 def raw_lines(known: Mapping[str, Labelled], late: frozenset[str]) -> tuple[str, str]:
     """The stream as JSON lines: what comes first, and the stories in `late`, which come after the promotion."""
-    first, after = [], []
+    first: list[str] = []
+    after: list[str] = []
     for line in lines("stream.jsonl"):
         story = known[json.loads(line)["id"]].story
         (after if story in late else first).append(line)

@@ -1,4 +1,4 @@
-"""The demo, reads top to bottom: start everything, feed the stream, let readers correct, watch the loop promote, measure.
+"""The demo, top to bottom: start everything, feed the stream, let readers correct, see the loop promote, measure.
 
 It fails when the loop breaks: a gain is only reported if a promoted challenger gives it on texts nobody touched.
 """

@@ -45,7 +45,7 @@ def batches(items: Iterable[Item | None], name: str, start: Place, limit: int) -
             events, texts, size = [], 0, 0
         if item is not None:
             place, found = item
-            event = outgoing(found, name, max(1, place.line + place.half))
+            event = outgoing(found, f"{name}:{place.line + place.half}")
             events.append(event)
             texts += event.topic == RAW
             size += len(event.value)

@@ -96,7 +96,7 @@ def moved(mark: Mark, batch: Batch) -> Mark:
 def without_known(items: Iterator[Item], half: str) -> Iterator[Item]:
     """Pass over the first item where it is the last line read before, which has got its line end and nothing else."""
     for number, (place, found) in enumerate(items):
-        if number or not half or _digest_of_last_line(outgoing(found, "", 0).value) != half:
+        if number or not half or _digest_of_last_line(outgoing(found, "").value) != half:
             yield place, found
 
 

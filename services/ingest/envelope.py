@@ -23,13 +23,13 @@ class Problem(NamedTuple):
     raw: bytes
 
 
-def outgoing(item: RawText | Problem, name: str, line: int) -> Outgoing:
-    """The event for `item`, which stood in line `line` of `name`: a dead letter when it is a problem or too large."""
+def outgoing(item: RawText | Problem, origin: str) -> Outgoing:
+    """The event for `item`, which stood at `origin` (`file:line`): a dead letter when it is a problem or too large."""
     if isinstance(item, Problem):
-        return _dead_letter(item, f"{name}:{line}")
+        return _dead_letter(item, origin)
     value = encode(item)
     if len(value) > MAX_EVENT_BYTES:
-        return _dead_letter(Problem("oversize", f"{len(value):,} bytes as an event", value), f"{name}:{line}")
+        return _dead_letter(Problem("oversize", f"{len(value):,} bytes as an event", value), origin)
     return Outgoing(RAW, text_id(item).encode(), value)
 
 

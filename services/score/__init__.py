@@ -1,1 +1,1 @@
-
+"""The score worker: the engine, the model artifact, the swap."""

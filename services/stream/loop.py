@@ -1,8 +1,8 @@
 """The consumer loop all services run: poll, step, commit; and what to do with each of the three kinds of error.
 
-A step answers each record: events to publish, or `Rejected`, which sends the record as it came to `<topic>.dead`. A step
-that raises something else has a defect or met bad input nobody foresaw: the batch is halved until the record that breaks
-it stands alone, that one is dead-lettered, and too many of those stop the service (`Trips`).
+A step answers each record: events to publish, or `Rejected`, which sends the record as it came to `<topic>.dead`. A
+step that raises something else has a defect or met bad input nobody foresaw: the batch is halved until the record that
+breaks it stands alone, that one is dead-lettered, and too many of those stop the service (`Trips`).
 """
 
 from __future__ import annotations

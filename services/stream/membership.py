@@ -1,7 +1,7 @@
 """Who owns which partition of the embedded log.
 
-A member holds its slot and its partitions by advisory locks of its work session, so they are free the moment the session
-ends. A lock alone doesn't fence: a stopped process may wake up and commit. So each new owner bumps the partition's
+A member holds its slot and its partitions by advisory locks of its work session, so they are free the moment the
+session ends. A lock alone doesn't fence: a stopped process may wake up and commit. So each new owner bumps the partition's
 generation, and each commit compares it. A silent owner's backend is ended by whoever notices.
 """
 
@@ -144,7 +144,8 @@ class Member:
         self._shared_at = time.monotonic()
         with mapped(), self.connection.cursor() as cursor:
             cursor.execute(
-                "SELECT count(*) FROM log.member WHERE grp = %s AND beat > clock_timestamp() - make_interval(secs => %s)",
+                "SELECT count(*) FROM log.member"
+                " WHERE grp = %s AND beat > clock_timestamp() - make_interval(secs => %s)",
                 (self.group, SESSION_TIMEOUT_S),
             )
             (members,) = cursor.fetchone() or (1,)

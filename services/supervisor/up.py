@@ -1,7 +1,7 @@
 """`tickerloop up`: the embedded servers where none are named, migrations, topics, the first model, then every service.
 
 A service that dies is restarted with backoff and says so. Ctrl-C asks the services to finish what they hold, then stops
-the servers. The settings in force are kept in `<data>/run.json` (mode 600) while it runs, so that other commands find it.
+the servers. The settings in force are kept in `<data>/run.json` (mode 600) while it runs: other commands find it there.
 """
 
 from __future__ import annotations

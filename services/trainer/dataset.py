@@ -1,7 +1,7 @@
 """What a run learns from: people's labels, replayed so that nothing is forgotten, and what measures it.
 
-Held-out clusters are never trained on; only their labels from random sampling measure, since labels that someone chose to
-give are mostly the champion's mistakes.
+Held-out clusters are never trained on; only their labels from random sampling measure, since labels that someone chose
+to give are mostly the champion's mistakes.
 """
 
 from __future__ import annotations

@@ -120,7 +120,10 @@ def versions(cursor: Cursor) -> list[Version]:
     """All registered models, newest first."""
     current = champion(cursor)
     cursor.execute("SELECT version, parent, card, created FROM model_version ORDER BY created DESC, version")
-    return [Version(*row, champion=current is not None and current.version == row[0]) for row in cursor.fetchall()]
+    return [
+        Version(version, parent, card, created, current is not None and current.version == version)
+        for version, parent, card, created in cursor.fetchall()
+    ]
 
 
 def champion(cursor: Cursor) -> Champion | None:
@@ -139,7 +142,7 @@ def ledger(cursor: Cursor) -> list[LedgerRow]:
 
 
 def _row(row: tuple[Any, ...]) -> LedgerRow:
-    return LedgerRow(*row[:6], json.loads(row[6]), *row[7:])
+    return LedgerRow(**dict(zip(LedgerRow.__struct_fields__, row, strict=True)) | {"evidence": json.loads(row[6])})
 
 
 def row_hash(row: LedgerRow) -> str:

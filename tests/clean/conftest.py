@@ -24,8 +24,9 @@ _offsets = itertools.count()
 
 def record(text: str, *, offset: int | None = None, partition: int = 0, at: int = NOW, **fields: Any) -> Record:
     """A raw text as the log has it."""
-    value = json.dumps({"text": text, "source": "test", **fields}).encode()
-    return Record(topics.RAW, partition, next(_offsets) if offset is None else offset, at, b"", value)
+    offset = next(_offsets) if offset is None else offset
+    value = json.dumps({"id": f"{partition}-{offset}", "text": text, "source": "test", **fields}).encode()
+    return Record(topics.RAW, partition, offset, at, b"", value)
 
 
 class Fates:

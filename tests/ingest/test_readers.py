@@ -137,10 +137,10 @@ def test_lines_beyond_the_limit_are_cut_and_passed_over(tmp_path: Path) -> None:
     assert texts(items) == ["one", "two"]
     (problem,) = problems(items)
     assert problem.reason == "oversize"
-    event = outgoing(problem, "a.txt", 2)
+    event = outgoing(problem, "a.txt:2")
     assert event.topic == dead(RAW)
     assert len(event.value) + sum(len(k) + len(v) for k, v in event.headers) <= MAX_DEAD_BYTES
-    large = outgoing(RawText(text="\x01" * 190_000, source="s"), "a.txt", 3)
+    large = outgoing(RawText(text="\x01" * 190_000, source="s"), "a.txt:3")
     assert (large.topic, dict(large.headers)["reason"]) == (dead(RAW), b"oversize")
 
 

@@ -88,10 +88,10 @@ class TickerLoop:
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         """Ask its database."""
-        with closing(psycopg2.connect(self.settings()["TICKERLOOP_DATABASE"])) as connection:
-            with connection.cursor() as cursor:
-                cursor.execute(query)
-                return cursor.fetchall()
+        url = self.settings()["TICKERLOOP_DATABASE"]
+        with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
+            cursor.execute(query)
+            return cursor.fetchall()
 
     def wipe_valkey(self) -> None:
         """Lose everything Valkey holds."""
