@@ -64,12 +64,16 @@ async def get_ledger(request: SafeRequest) -> list[LedgerRow]:
 @post("/v1/models/{version:str}/promote", status_code=200, responses=_CHANGES, tags=["models"])
 async def promote(request: SafeRequest, version: _Version, data: JSONBody[Promotion]) -> ModelChange:
     """Make a model the champion; the scorers swap to it between two batches."""
-    evidence = data.evidence
-    no_nul(version=version, actor=data.actor, reason=data.reason, evidence=msgspec.json.encode(evidence).decode())
+    no_nul(version=version, actor=data.actor, reason=data.reason)
     return await _change(
         gateway_of(request),
         lambda bus: registry.promote(
-            bus, version, actor=data.actor, reason=data.reason, evidence=evidence, expected_epoch=data.expected_epoch
+            bus,
+            version,
+            actor=data.actor,
+            reason=data.reason,
+            evidence=data.evidence,
+            expected_epoch=data.expected_epoch,
         ),
     )
 

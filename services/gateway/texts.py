@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import Annotated, Final
 
 import msgspec
@@ -40,6 +41,7 @@ class ScoreRequest(msgspec.Struct, frozen=True):
     texts: Annotated[list[_ScoreText], Meta(min_length=1, max_length=MAX_SCORE_TEXTS)]
 
 
+@dataclass
 class _TextsOperation(Operation):
     """Describes the body that the handler reads by itself."""
 

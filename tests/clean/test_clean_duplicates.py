@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +34,7 @@ def test_a_redo_gets_the_same_answers(step: Fates, new_step: Callable[[], Fates]
         record(STORY, id="a"),
         record("Other content entirely", id="a"),
         record(LONG),
-        record(LONG + " more to come"),
+        record(LONG + " sources said"),
         record(""),
         record("Der Gewinn ist nach der Warnung von gestern um die Hälfte gefallen"),
     ]
@@ -127,7 +128,7 @@ def test_two_workers_never_score_two_copies(new_step: Callable[[], Fates], valke
 
 
 def test_a_wiped_valkey_forgets_only_near_copies(step: Fates, valkey_url: str) -> None:
-    near = LONG + " more to come"
+    near = LONG + " sources said"
     assert step(record(LONG), record(STORY)) == ["clean", "clean"]
     redis.Redis.from_url(valkey_url).flushall()
     assert step(record(LONG), record(STORY), record(near)) == ["duplicate:exact", "duplicate:exact", "clean"]
@@ -138,7 +139,7 @@ def test_near_keys_expire(step: Fates, valkey_url: str) -> None:
     client = redis.Redis.from_url(valkey_url)
     keys: Any = client.keys("*")
     assert keys
-    assert all(0 < int(client.ttl(key)) <= 3 * 24 * 3600 for key in keys)  # type: ignore[arg-type]
+    assert all(0 < int(client.ttl(key)) <= 3 * 24 * 3600 for key in keys)
 
 
 def test_lost_servers_are_transient_and_come_back(
@@ -163,14 +164,14 @@ def test_lost_servers_are_transient_and_come_back(
             step(one)
         assert step(one) == ["clean"]
 
-    def stalled(cursor: Any, _: Any) -> list[Any]:
+    def stalled(cursor: Any, _: Any) -> None:
         cursor.execute("SET LOCAL idle_in_transaction_session_timeout = '100ms'")
-        __import__("time").sleep(0.5)
+        time.sleep(0.5)
         cursor.execute("SELECT 1")
-        return []
 
-    monkeypatch.setattr(duplicates, "_identities", stalled)
+    monkeypatch.setattr(duplicates, "claim", stalled)
+    two = record("Denmoor Energy lowered its output guidance for the year")
     with pytest.raises(Transient):
-        step(one)
+        step(two)
     monkeypatch.undo()
-    assert step(one) == ["clean"]
+    assert step(two) == ["clean"]

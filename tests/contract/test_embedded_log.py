@@ -167,11 +167,11 @@ def test_a_new_owner_starts_where_the_last_one_committed(kit: EmbeddedKit) -> No
     """
     with contextlib.closing(kit.connect()) as connection, connection, connection.cursor() as cursor:
         cursor.execute(
-            "CREATE SCHEMA slow; CREATE FUNCTION slow.pg_try_advisory_lock(key bigint) RETURNS boolean LANGUAGE plpgsql AS '"
+            "CREATE SCHEMA slow;"
+            " CREATE FUNCTION slow.pg_try_advisory_lock(key bigint) RETURNS boolean LANGUAGE plpgsql AS '"
             " BEGIN PERFORM pg_sleep(0.004); RETURN pg_catalog.pg_try_advisory_lock(key); END'"
         )
-        cursor.execute("SELECT format('ALTER DATABASE %I SET search_path = slow, pg_catalog, public', current_database())")
-        cursor.execute(*(cursor.fetchone() or ("",)))
+        cursor.execute(f"ALTER DATABASE {connection.info.dbname} SET search_path = slow, pg_catalog, public")
     place = TopicPartition(kit.source, 0)
     bus = kit.bus()
     publish(bus, [Outgoing(kit.source, b"k", b"x", partition=0)] * 5_000)
