@@ -1,8 +1,8 @@
 """A feed document → texts. Parsed in a process of its own, bounded in time and memory.
 
 Feeds come from strangers, and their parsing runs through regular expressions and entity expansion: what a document can
-make of them ends with that process. The document is handed over as a stream, since `feedparser.parse` takes a string for an
-address or a file name and would open it.
+make of them ends with that process. The document is handed over as a stream, since `feedparser.parse` takes a string
+for an address or a file name and would open it.
 """
 
 from __future__ import annotations

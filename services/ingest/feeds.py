@@ -1,6 +1,6 @@
 """The service that polls RSS and Atom feeds into `texts.raw`.
 
-`TICKERLOOP_FEEDS` names a file with one address per line (# begins a comment); it is read again when it changes. What is
+`TICKERLOOP_FEEDS` names a file with one address per line (# begins a comment), read again when it changes. What is
 known of a feed (validators, entries, when to come again) moves in the transaction that publishes its entries, so a
 restart neither fetches nor publishes anything again. Visits run in threads, one at a time per host; this thread alone
 touches the bus. A feed that fails is left alone for longer and longer, the others go on.
@@ -21,7 +21,7 @@ import msgspec
 from services.ingest.envelope import outgoing
 from services.ingest.fetch import Fetcher, Limits, parsed
 from services.ingest.guard import Refused
-from services.ingest.polling import FeedMark, Outcome, Pace, visit
+from services.ingest.polling import FeedMark, Outcome, Pace, failed, visit
 from services.ingest.robots import Robots
 from services.runtime import Context, now_ms
 from services.stream.bus import Bus
@@ -101,7 +101,7 @@ class Poller:
         """Hosts that are being visited."""
         self._free_at: dict[str, float] = {}
         """When a host may be visited again, by the monotonic clock."""
-        self._outcomes: queue.SimpleQueue[tuple[str, FeedMark, Outcome | Exception]] = queue.SimpleQueue()
+        self._outcomes: queue.SimpleQueue[tuple[str, FeedMark, Outcome]] = queue.SimpleQueue()
         self._texts = 0
 
     def run(self) -> None:
@@ -114,8 +114,6 @@ class Poller:
                 address, before, outcome = self._outcomes.get(timeout=TICK_S)
             except queue.Empty:
                 continue
-            if isinstance(outcome, Exception):
-                raise outcome
             self._came_back(address, before, outcome)
 
     def _refresh(self, *, first: bool) -> None:
@@ -132,7 +130,7 @@ class Poller:
 
     def _load(self, address: str) -> FeedMark:
         with closing(self._bus.journal(journal_name(address), RAW)) as journal:
-            return msgspec.json.decode(journal.mark, type=FeedMark) if journal.mark else FeedMark()
+            return _decoded(journal.mark)
 
     def _send_out(self) -> None:
         now, clock = now_ms(), time.monotonic()
@@ -147,9 +145,10 @@ class Poller:
 
     def _visit(self, address: str, mark: FeedMark) -> None:
         try:
-            outcome: Outcome | Exception = visit(address, mark, self._fetcher, self._robots, self._pace, now_ms())
-        except Exception as error:
-            outcome = error
+            outcome = visit(address, mark, self._fetcher, self._robots, self._pace, now_ms())
+        except Exception as error:  # a defect of ours that one feed brings out must not silence the others
+            log.exception("feeds: %s", address)
+            outcome = failed(mark, error, self._pace, self._pace.host_s, now_ms())
         self._outcomes.put((address, mark, outcome))
 
     def _came_back(self, address: str, before: FeedMark, outcome: Outcome) -> None:
@@ -163,12 +162,12 @@ class Poller:
             self._tell()
 
     def _published(self, address: str, before: FeedMark, outcome: Outcome) -> FeedMark:
-        """Publish; the mark that holds now. Where another poller moved it meanwhile, its mark, and nothing is published."""
-        events = [outgoing(text, address, 0) for text in outcome.texts]
-        events += [outgoing(problem, address, 0) for problem in outcome.problems]
+        """Publish; the mark that holds now. Nothing is published where another poller moved the mark meanwhile."""
+        events = [outgoing(item, address) for item in (*outcome.texts, *outcome.problems)]
         with closing(self._bus.journal(journal_name(address), RAW)) as journal:
-            if journal.mark != ("" if before == FeedMark() else before.encoded()):
-                return msgspec.json.decode(journal.mark, type=FeedMark)
+            stored = _decoded(journal.mark)
+            if stored != before:
+                return stored
             journal.publish(events, outcome.mark.encoded())
         self._texts += len(outcome.texts)
         if outcome.texts:
@@ -184,6 +183,10 @@ class Poller:
             "gone": sum(mark.gone for mark in marks),
             "texts": self._texts,
         }
+
+
+def _decoded(mark: str) -> FeedMark:
+    return msgspec.json.decode(mark, type=FeedMark) if mark else FeedMark()
 
 
 def journal_name(address: str) -> str:

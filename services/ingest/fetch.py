@@ -43,7 +43,7 @@ Check = Callable[[httpx.URL], None]
 
 
 class Fetcher:
-    """Fetches over HTTP and HTTPS. No cookies, no proxies, no connection is used twice. Safe to use from many threads."""
+    """Fetches over HTTP and HTTPS. No cookies, no proxies, no connection is used twice. Fit for many threads."""
 
     def __init__(self, allow_private: bool, limits: Limits) -> None:
         self._allow_private, self._limits = allow_private, limits
@@ -76,7 +76,7 @@ class Fetcher:
                 httpcore.ConnectionPool(
                     ssl_context=self._tls, network_backend=GuardedBackend(self._allow_private, deadline)
                 ) as pool,
-                pool.stream("GET", target, headers=sent, extensions={"timeout": timeouts}) as response,
+                pool.stream("GET", target, headers=list(sent.items()), extensions={"timeout": timeouts}) as response,
             ):
                 got = httpx.Headers(response.headers)
                 body = b"" if response.status != 200 else read(response.iter_stream(), got, size)

@@ -1,8 +1,8 @@
 """Which hosts feeds may be fetched from, and connections that go nowhere else.
 
-An address is judged after the name is resolved and the very address that was judged is connected to: a name that answers
-differently the second time (DNS rebinding), decimal and octal spellings and redirects all meet the same check. TLS still
-verifies the name.
+An address is judged after the name is resolved and the very address that was judged is connected to: a name that
+answers differently the second time (DNS rebinding), decimal and octal spellings and redirects all meet the same check.
+TLS still verifies the name.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class Pace(NamedTuple):
     feed_s: float = 300.0
     host_s: float = 5.0
     backoff_s: float = 60.0
-    backoff_last_s: float = 6 * 3600.0
+    backoff_last_s: float = 3600.0
 
     def after_failures(self, count: int) -> float:
         """Exponential, with a quarter of jitter."""
@@ -80,13 +80,18 @@ def visit(address: str, mark: FeedMark, fetcher: Fetcher, robots: Robots, pace: 
         host_s = max(host_s, robots.delay(parsed(address)), _retry_after(answer, now_ms))
         outcome = _understood(address, mark, answer)
     except Unreachable as error:
-        failures = mark.failures + 1
-        wait = max(pace.after_failures(failures), host_s if host_s > pace.host_s else 0.0)
-        kind = "refused" if isinstance(error, Refused) else "failed"
-        failed = msgspec.structs.replace(mark, failures=failures, due=now_ms + int(wait * 1000))
-        return Outcome(failed, host_s=host_s, note=f"{kind}: {error}; again in {wait:,.0f} s")
+        return failed(mark, error, pace, host_s, now_ms)
     due = now_ms + int(max(pace.after_success(), host_s) * 1000)
     return outcome._replace(mark=msgspec.structs.replace(outcome.mark, due=due, failures=0), host_s=host_s)
+
+
+def failed(mark: FeedMark, error: Exception, pace: Pace, host_s: float, now_ms: int) -> Outcome:
+    """The visit came to nothing: come again later than the last time."""
+    failures = mark.failures + 1
+    wait = max(pace.after_failures(failures), host_s)
+    kind = "refused" if isinstance(error, Refused) else "failed"
+    later = msgspec.structs.replace(mark, failures=failures, due=now_ms + int(wait * 1000))
+    return Outcome(later, host_s=host_s, note=f"{kind}: {error}; again in {wait:,.0f} s")
 
 
 def _understood(address: str, mark: FeedMark, answer: Answer) -> Outcome:
@@ -108,7 +113,8 @@ def _understood(address: str, mark: FeedMark, answer: Answer) -> Outcome:
         modified=_short(answer.headers.get("last-modified", "")),
         seen=_packed([*hashes, *problem_hashes, *known]),
     )
-    return Outcome(fresh, list({text_id(text): text for text in texts}.values()), problems)
+    oldest_first = {text_id(text): text for text in reversed(texts)}
+    return Outcome(fresh, list(oldest_first.values()), problems)
 
 
 def _short(value: str) -> str:

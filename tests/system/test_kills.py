@@ -39,7 +39,7 @@ def bus(request: pytest.FixtureRequest) -> Iterator[str]:
     if request.param == "embedded":
         yield "embedded"
     else:
-        yield f"kafka://{request.getfixturevalue('kafka_broker')}"
+        yield f"kafka://{request.getfixturevalue('kafka_broker').bootstrap}"
 
 
 def _run(path: Path, data: Path, bus: str, seed: int | None) -> Outcome:
