@@ -13,7 +13,6 @@ from litestar.handlers import HTTPRouteHandler
 FILES: Final = {
     "/": ("index.html", "text/html"),
     "/page/page.js": ("page.js", "text/javascript"),
-    "/page/cards.js": ("cards.js", "text/javascript"),
     "/page/page.css": ("page.css", "text/css"),
     "/page/icon.svg": ("icon.svg", "image/svg+xml"),
 }

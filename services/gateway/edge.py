@@ -19,7 +19,8 @@ SECURITY: Final = (
     (
         b"content-security-policy",
         b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
-        b" manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        b" manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none';"
+        b" require-trusted-types-for 'script'",
     ),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),

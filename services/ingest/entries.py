@@ -72,13 +72,13 @@ def parse_apart(body: bytes, content_type: str, address: str, source: str) -> Pa
 
 def parse(document: _Document) -> Parsed | None:
     """Entries of a document; None if it isn't a feed. A broken feed gives what can be read of it."""
-    import feedparser  # type: ignore[import-untyped]  # only this process pays for it
+    import feedparser  # only this process pays for it
 
     found = feedparser.parse(
         io.BytesIO(document.body),
         response_headers={"content-type": document.content_type, "content-location": document.address},
     )
-    if not found.version and not found.entries:
+    if not found.get("version") and not found.entries:
         return None
     parsed = Parsed([], [])
     for entry in found.entries:

@@ -18,7 +18,7 @@ from typing import Final
 
 import msgspec
 
-from services.ingest.envelope import outgoing
+from services.ingest.envelope import Problem, outgoing
 from services.ingest.fetch import Fetcher, Limits, parsed
 from services.ingest.guard import Refused
 from services.ingest.polling import FeedMark, Outcome, Pace, failed, visit
@@ -26,7 +26,7 @@ from services.ingest.robots import Robots
 from services.runtime import Context, now_ms
 from services.stream.bus import Bus
 from services.stream.errors import Misconfigured
-from services.stream.events import derived_id
+from services.stream.events import RawText, derived_id
 from services.stream.topics import RAW
 
 MAX_VISITS: Final = 8
@@ -163,7 +163,8 @@ class Poller:
 
     def _published(self, address: str, before: FeedMark, outcome: Outcome) -> FeedMark:
         """Publish; the mark that holds now. Nothing is published where another poller moved the mark meanwhile."""
-        events = [outgoing(item, address) for item in (*outcome.texts, *outcome.problems)]
+        items: list[RawText | Problem] = [*outcome.texts, *outcome.problems]
+        events = [outgoing(item, address) for item in items]
         with closing(self._bus.journal(journal_name(address), RAW)) as journal:
             stored = _decoded(journal.mark)
             if stored != before:

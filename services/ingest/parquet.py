@@ -7,7 +7,7 @@ from itertools import repeat
 from typing import Any, BinaryIO, Final
 
 import msgspec
-import pyarrow.parquet as pq  # type: ignore[import-untyped]
+import pyarrow.parquet as pq
 from pyarrow import ArrowException
 
 from services.ingest.fields import Wanted, choose, item

@@ -1,8 +1,8 @@
 """Who owns which partition of the embedded log.
 
 A member holds its slot and its partitions by advisory locks of its work session, so they are free the moment the
-session ends. A lock alone doesn't fence: a stopped process may wake up and commit. So each new owner bumps the partition's
-generation, and each commit compares it. A silent owner's backend is ended by whoever notices.
+session ends. A lock alone doesn't fence: a stopped process may wake up and commit. So each new owner bumps the
+partition's generation, and each commit compares it. A silent owner's backend is ended by whoever notices.
 """
 
 from __future__ import annotations

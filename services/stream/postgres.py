@@ -1,8 +1,8 @@
 """The embedded bus: a log in PostgreSQL (`schemas/sql/0001_log.sql`).
 
 Whatever a step publishes, the rows it writes and the offsets it consumed commit in one synchronous transaction. Heads
-are locked last and for the commit only. Readers wake by NOTIFY sent after the commit (inside it, all commits of the server
-would queue) and poll as well, since a notice may be lost.
+are locked last and for the commit only. Readers wake by NOTIFY sent after the commit (inside it, all commits of the
+server would queue) and poll as well, since a notice may be lost.
 """
 
 from __future__ import annotations

@@ -129,6 +129,7 @@ def test_members_and_journals_live_through_crashes_of_the_server(request: pytest
         copied = retried(lambda: read(bus, kit.out, count))
         assert len(copied) == count
         until(lambda: sum(r["count"] for r in third.reports("committed")) >= count, "the copies", 120, third.log)
+    assert not any("the step failed" in member.log() for member in kit.members)
     assert [member.stop() for member in kit.members[1:]] == [0, 0, 0], [m.log() for m in kit.members]
 
 

@@ -82,6 +82,7 @@ def test_an_owner_loses_only_its_connection(bus_kit: Any, step: str, longer: boo
     settled(first, second)  # it is back
     publish(bus, events(bus_kit.source, range(200, 300)))
     check(bus_kit, step, 300)
+    assert "the step failed" not in first.log(), "a lost server was taken for a defect of the step"
 
 
 def test_a_second_member_joins_and_gets_its_share_of_the_work(bus_kit: Any) -> None:

@@ -37,7 +37,13 @@ def test_without_a_live_worker_scoring_is_503(gateway: Running, scorer: Threadin
 
 @pytest.mark.parametrize(
     ("answer", "status"),
-    [((503, b"{}"), 503), ((500, b"{}"), 502), ((200, b"\xff"), 502), ((200, b'{"scores":[]}'), 502), ((400, b""), 422)],
+    [
+        ((503, b"{}"), 503),
+        ((500, b"{}"), 502),
+        ((200, b"\xff"), 502),
+        ((200, b'{"scores":[]}'), 502),
+        ((400, b""), 422),
+    ],
 )
 def test_a_worker_that_fails(
     gateway: Running, scorer: ThreadingHTTPServer, answer: tuple[int, bytes], status: int

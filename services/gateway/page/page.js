@@ -1,0 +1,339 @@
+// The live page. Whatever comes from the stream reaches the document as text only (textContent, never markup); the
+// server's Content-Security-Policy forbids the rest.
+
+const LABELS = ["negative", "neutral", "positive"];
+const MAX_CARDS = 120;
+const MAX_HELD = 500;
+const MAX_RAIL = 12;
+const SPARK_POINTS = 40;
+const MEMORY = 5000; // ids remembered against doubles
+
+const $ = (id) => document.getElementById(id);
+const make = (tag, name, text) => {
+  const node = document.createElement(tag);
+  if (name) node.className = name;
+  if (text !== undefined) node.textContent = text;
+  return node;
+};
+
+// ── state ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+let source = null;
+let epoch = -1;
+let paused = false;
+let reading = false; // somebody is about to judge a card: hold still
+let waiting = []; // arrived, not shown yet
+let drawing = false;
+let arrivals = [];
+const shown = new Set();
+const tickers = new Map(); // ticker → { points, mean, count, at }
+const filter = () => $("ticker").value.trim();
+
+const annotator = (() => {
+  try {
+    const kept = localStorage.getItem("annotator");
+    const name = kept || `reader-${Array.from(crypto.getRandomValues(new Uint8Array(4)), (n) => n.toString(16).padStart(2, "0")).join("")}`;
+    localStorage.setItem("annotator", name);
+    return name;
+  } catch {
+    return "reader-private";
+  }
+})();
+
+// ── one prediction ───────────────────────────────────────────────────────────────────────────────────────────────────
+function card(prediction, fresh) {
+  const node = $("card").content.firstElementChild.cloneNode(true);
+  const find = (name) => node.querySelector(`.${name}`);
+  node.dataset.mood = prediction.label;
+  node.dataset.prediction = prediction.prediction_id;
+  if (fresh) node.classList.add("fresh");
+  find("chip").textContent = prediction.label;
+  for (const ticker of prediction.tickers) {
+    const button = make("button", "", ticker);
+    button.type = "button";
+    button.title = `Only ${ticker}`;
+    button.addEventListener("click", () => choose(ticker));
+    find("tickers").append(button);
+  }
+  find("source").append(link(prediction));
+  const time = node.querySelector("time");
+  const at = new Date(prediction.event_time);
+  time.dateTime = at.toISOString();
+  time.title = at.toLocaleString();
+  time.textContent = at.toDateString() === new Date().toDateString() ? at.toLocaleTimeString() : at.toLocaleDateString();
+  const text = find("text");
+  text.textContent = prediction.text ?? "The text is not kept.";
+  text.classList.toggle("gone", prediction.text === null);
+  if (prediction.text) text.title = prediction.text.slice(0, 1000);
+  const shares = prediction.probabilities.map((p) => Math.round(p * 100));
+  LABELS.forEach((label, i) => { node.querySelector(`.bars .${label}`).style.flex = `${prediction.probabilities[i]} 1 0`; });
+  find("bars").setAttribute("aria-label", LABELS.map((label, i) => `${label} ${shares[i]} %`).join(", "));
+  find("numbers").textContent = shares.map((share) => `${share}`).join(" · ");
+  find("numbers").title = "negative · neutral · positive, %";
+  find("version").textContent = prediction.model;
+  find("version").title = `model ${prediction.model}, epoch ${prediction.epoch}`;
+  offerJudgement(find("judge"), prediction);
+  return node;
+}
+
+function link(prediction) {
+  try {
+    const url = new URL(prediction.url);
+    if (url.protocol === "https:" || url.protocol === "http:") {
+      const anchor = make("a", "", prediction.source);
+      Object.assign(anchor, { href: url.href, target: "_blank", rel: "noopener noreferrer" });
+      return anchor;
+    }
+  } catch { /* no address, or none that a browser understands */ }
+  return document.createTextNode(prediction.source);
+}
+
+function offerJudgement(place, prediction, problem) {
+  place.replaceChildren();
+  if (problem) place.append(make("span", "refused", problem));
+  for (const label of LABELS) {
+    const button = make("button", "", label);
+    button.type = "button";
+    button.dataset.mood = label;
+    const agrees = label === prediction.label;
+    if (agrees) button.dataset.agrees = "";
+    button.setAttribute("aria-label", agrees ? `Confirm ${label}` : `Correct to ${label}`);
+    button.addEventListener("click", () => judge(place, prediction, label));
+    place.append(button);
+  }
+}
+
+async function judge(place, prediction, label) {
+  for (const button of place.querySelectorAll("button")) button.disabled = true;
+  let problem = "The gateway does not answer; try again.";
+  try {
+    const response = await fetch("/v1/feedback", {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify({
+        prediction_id: prediction.prediction_id,
+        text_id: prediction.text_id,
+        kind: label === prediction.label ? "confirmation" : "correction",
+        label,
+        annotator,
+      }),
+    });
+    if (response.ok) {
+      const thanks = make("span", "thanks", `${label} — thanks, recorded`);
+      thanks.setAttribute("role", "status");
+      place.replaceChildren(thanks);
+      return;
+    }
+    problem = (await response.json()).detail ?? problem;
+  } catch { /* the line to the gateway broke: said below */ }
+  offerJudgement(place, prediction, problem);
+}
+
+// ── the flow of predictions ──────────────────────────────────────────────────────────────────────────────────────────
+function arrive(prediction) {
+  if (shown.has(prediction.prediction_id)) return;
+  shown.add(prediction.prediction_id);
+  if (shown.size > MEMORY) shown.delete(shown.values().next().value);
+  arrivals.push(performance.now());
+  if (epoch < 0) serve({ epoch: prediction.epoch, version: prediction.model }, false);
+  waiting.push(prediction);
+  if (waiting.length > MAX_HELD) waiting.shift();
+  for (const ticker of prediction.tickers) learn(ticker, prediction.sentiment);
+  if (!drawing) {
+    drawing = true;
+    requestAnimationFrame(draw);
+  }
+}
+
+function draw() {
+  drawing = false;
+  const holding = paused || reading;
+  $("held").hidden = !holding || !waiting.length;
+  $("held").textContent = `${waiting.length >= MAX_HELD ? `${MAX_HELD}+` : waiting.length} new — show`;
+  if (!holding && waiting.length) {
+    const newest = waiting.splice(0).slice(-MAX_CARDS);
+    prepend(newest.reverse().map((prediction) => card(prediction, true)));
+  }
+  drawRail();
+}
+
+function prepend(nodes) {
+  const list = $("stream");
+  list.prepend(...nodes);
+  while (list.childElementCount > MAX_CARDS) list.lastElementChild.remove();
+  $("empty").hidden = list.childElementCount > 0;
+}
+
+function hold(change) {
+  change();
+  draw();
+}
+
+$("pause").addEventListener("click", () => hold(() => {
+  paused = !paused;
+  $("pause").setAttribute("aria-pressed", String(paused));
+  $("pause").textContent = paused ? "Resume" : "Pause";
+}));
+$("held").addEventListener("click", () => {
+  if (paused) $("pause").click();
+  hold(() => { reading = false; });
+  window.scrollTo({ top: 0, behavior: "smooth" });
+});
+const judging = (target) => Boolean(target?.closest?.(".judge"));
+const still = (now) => now !== reading && hold(() => { reading = now; });
+$("stream").addEventListener("pointerover", (event) => still(judging(event.target)));
+$("stream").addEventListener("pointerleave", () => still(judging(document.activeElement) && document.activeElement.matches(":focus-visible")));
+$("stream").addEventListener("focusin", (event) => still(event.target.matches(":focus-visible")));
+$("stream").addEventListener("focusout", (event) => still(judging(event.relatedTarget)));
+
+// ── tickers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+function learn(ticker, sentiment) {
+  const known = tickers.get(ticker) ?? { points: [], mean: sentiment, count: 0, at: 0 };
+  known.mean += (sentiment - known.mean) * Math.max(0.12, 1 / (known.count + 1)); // running, and forgetting slowly
+  known.count += 1;
+  known.at = performance.now();
+  known.points.push(known.mean);
+  if (known.points.length > SPARK_POINTS) known.points.shift();
+  tickers.delete(ticker);
+  tickers.set(ticker, known);
+  if (tickers.size > 500) tickers.delete(tickers.keys().next().value);
+}
+
+let railDrawn = 0;
+function drawRail() {
+  if (performance.now() - railDrawn < 250) return;
+  railDrawn = performance.now();
+  const busiest = [...tickers].sort((a, b) => b[1].count - a[1].count).slice(0, MAX_RAIL);
+  $("rail-empty").hidden = busiest.length > 0;
+  const held = $("rail").contains(document.activeElement) ? document.activeElement.dataset.ticker : null;
+  $("rail").replaceChildren(...busiest.map(([ticker, known]) => railRow(ticker, known)));
+  if (held) $("rail").querySelector(`[data-ticker="${CSS.escape(held)}"]`)?.focus();
+  $("known").replaceChildren(...busiest.map(([ticker]) => Object.assign(make("option"), { value: ticker })));
+}
+
+function railRow(ticker, known) {
+  const row = make("li");
+  const button = make("button");
+  button.type = "button";
+  button.dataset.ticker = ticker;
+  button.dataset.mood = known.mean > 0.15 ? "positive" : known.mean < -0.15 ? "negative" : "neutral";
+  button.setAttribute("aria-pressed", String(filter().toLowerCase() === ticker.toLowerCase()));
+  button.addEventListener("click", () => choose(filter().toLowerCase() === ticker.toLowerCase() ? "" : ticker));
+  const mean = make("span", "mean", `${known.mean < 0 ? "−" : "+"}${Math.abs(known.mean).toFixed(2)}`);
+  button.title = `${ticker}: running mean ${mean.textContent} over ${known.count} mentions`;
+  button.append(make("b", "", ticker), spark(known.points), mean);
+  row.append(button);
+  return row;
+}
+
+function spark(points) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  svg.setAttribute("viewBox", "0 0 72 22");
+  svg.setAttribute("aria-hidden", "true");
+  const axis = document.createElementNS(svg.namespaceURI, "line");
+  for (const [name, value] of [["x1", 0], ["x2", 72], ["y1", 11], ["y2", 11]]) axis.setAttribute(name, value);
+  const line = document.createElementNS(svg.namespaceURI, "polyline");
+  const step = 72 / Math.max(1, points.length - 1);
+  const at = points.length > 1 ? points : [points[0], points[0]];
+  line.setAttribute("points", at.map((p, i) => `${(i * (points.length > 1 ? step : 72)).toFixed(1)},${(11 - p * 10).toFixed(1)}`).join(" "));
+  svg.append(axis, line);
+  return svg;
+}
+
+function choose(ticker) {
+  $("ticker").value = ticker;
+  refresh();
+}
+
+// ── the model ────────────────────────────────────────────────────────────────────────────────────────────────────────
+function serve(change, announce) {
+  if (!change || change.epoch <= epoch) return;
+  const first = epoch < 0;
+  epoch = change.epoch;
+  $("model-version").textContent = change.version;
+  $("model-version").title = change.version;
+  $("model-epoch").textContent = `epoch ${change.epoch}`;
+  if (first && !announce) return;
+  $("model").classList.remove("landed");
+  void $("model").offsetWidth; // starts the animation anew
+  $("model").classList.add("landed");
+  const title = change.action === "rollback" ? `Rolled back to ${change.version}` : `${change.version} is in service`;
+  toast(title, change.previous ? `It replaces ${change.previous}.` : "");
+}
+
+function toast(title, detail) {
+  const node = make("div", "toast");
+  node.append(make("b", "", title), document.createTextNode(detail));
+  $("toasts").append(node);
+  setTimeout(() => node.remove(), 9000);
+}
+
+// ── the connection ───────────────────────────────────────────────────────────────────────────────────────────────────
+function connection(state, words) {
+  $("connection").dataset.state = state;
+  $("connection").textContent = words;
+}
+
+function connect() {
+  source?.close();
+  const query = filter() ? `?ticker=${encodeURIComponent(filter())}` : "";
+  const mine = source = new EventSource(`/v1/stream${query}`);
+  const on = (name, act) => mine.addEventListener(name, (event) => mine === source && act(JSON.parse(event.data)));
+  on("hello", ({ champion }) => { connection("live", "live"); serve(champion, false); });
+  on("prediction", arrive);
+  on("model", (change) => serve(change, true));
+  on("truncated", () => toast("A gap", "Predictions from while you were away are no longer kept."));
+  mine.onerror = () => {
+    if (mine !== source) return;
+    connection("lost", "reconnecting");
+    if (mine.readyState === EventSource.CLOSED) setTimeout(() => mine === source && connect(), 2000);
+  };
+}
+
+async function fill() {
+  const wanted = filter();
+  const query = new URLSearchParams({ limit: "40", ...(wanted && { ticker: wanted }) });
+  try {
+    const response = await fetch(`/v1/predictions?${query}`);
+    if (!response.ok || wanted !== filter()) return;
+    const { items } = await response.json();
+    const older = items.filter((item) => !shown.has(item.prediction_id));
+    for (const item of [...older].reverse()) {
+      shown.add(item.prediction_id);
+      for (const ticker of item.tickers) learn(ticker, item.sentiment);
+    }
+    $("stream").append(...older.map((item) => card(item, false)));
+    $("empty").hidden = $("stream").childElementCount > 0;
+    drawRail();
+  } catch { /* the stream goes on without what came before */ }
+}
+
+function refresh() {
+  shown.clear();
+  waiting = [];
+  reading = false;
+  $("stream").replaceChildren();
+  $("empty").hidden = false;
+  const wanted = filter();
+  $("stream-title").textContent = wanted ? `Predictions on ${wanted}` : "Predictions";
+  history.replaceState(null, "", wanted ? `?ticker=${encodeURIComponent(wanted)}` : "/");
+  railDrawn = 0;
+  connect();
+  fill();
+  draw();
+}
+
+let typing = 0;
+$("ticker").addEventListener("input", () => { clearTimeout(typing); typing = setTimeout(refresh, 300); });
+$("filter").addEventListener("submit", (event) => { event.preventDefault(); clearTimeout(typing); refresh(); });
+window.addEventListener("pagehide", () => source?.close());
+window.addEventListener("pageshow", (event) => event.persisted && refresh());
+
+setInterval(() => {
+  const now = performance.now();
+  arrivals = arrivals.filter((at) => now - at < 5000);
+  $("rate").textContent = `${(arrivals.length / 5).toFixed(1)} / s`;
+}, 1000);
+
+$("annotator").textContent = annotator;
+$("ticker").value = new URLSearchParams(location.search).get("ticker") ?? "";
+refresh();

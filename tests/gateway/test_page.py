@@ -1,0 +1,183 @@
+"""The live page in a real Chromium."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from services.stream import topics
+from services.stream.events import Feedback, decode
+from tests.gateway.conftest import Running, clean, made, outgoing
+
+pytestmark = pytest.mark.browser
+
+HOSTILE = '<img src=x onerror="document.title=\'owned\'"><script>document.title="owned"</script>&lt;b&gt; \u202egnp.exe'
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    binary = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if binary is None:
+        hint = "no Chromium on PATH; get it with `apt-get install -y chromium`"
+        if os.environ.get("CI") == "true":
+            pytest.fail(hint)
+        pytest.skip(hint)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=binary, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(chromium: Browser, gateway: Running) -> Iterator[Page]:
+    """The page, live, with anything it complains about collected in `complaints`."""
+    opened = chromium.new_page(viewport={"width": 1280, "height": 860})
+    complaints: list[str] = []
+    outside: list[str] = []
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    opened.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    opened.on("request", lambda request: None if request.url.startswith(gateway.url) else outside.append(request.url))
+    opened.goto(gateway.url)
+    opened.wait_for_selector('#connection[data-state="live"]')
+    yield opened
+    opened.close()
+    assert [words for words in complaints if "status of 503" not in words] == []  # one test answers so on purpose
+    assert outside == []
+
+
+def test_predictions_appear_as_they_are_made(page: Page, gateway: Running) -> None:
+    page.wait_for_selector("#empty")
+    gateway.publish(made(1), made(2, label="negative", probabilities=(0.7, 0.2, 0.1), tickers=("XYZ",)))
+    page.wait_for_selector(".card >> nth=1")
+    card = page.locator('.card[data-mood="negative"]')
+    assert card.locator(".chip").inner_text() == "negative"
+    assert card.locator(".text").inner_text() == "text of text000002"
+    assert card.locator(".tickers button").inner_text() == "XYZ"
+    assert card.locator(".bars").get_attribute("aria-label") == "negative 70 %, neutral 20 %, positive 10 %"
+    assert card.locator(".version").inner_text() == "base-1"
+    widths = [card.locator(f".bars .{label}").bounding_box()["width"] for label in ("negative", "neutral", "positive")]
+    assert widths[0] > widths[1] > widths[2]
+    assert not page.locator("#empty").is_visible()
+    page.wait_for_selector('#rail [data-ticker="ACME"]')
+
+
+def test_what_was_there_before_is_shown_once(page: Page, gateway: Running) -> None:
+    gateway.store(made(1), made(2))
+    page.reload()
+    page.wait_for_selector(".card >> nth=1")
+    gateway.publish(made(2), made(3))
+    page.wait_for_selector(".card >> nth=2")
+    ids = page.eval_on_selector_all(".card", "cards => cards.map(card => card.dataset.prediction)")
+    assert sorted(ids) == sorted(made(n).prediction_id for n in (1, 2, 3))
+
+
+def test_hostile_text_stays_text(page: Page, gateway: Running) -> None:
+    event = made(1, source=HOSTILE[:200], tickers=('"><svg onload=alert(1)>',), model="<b>m</b>")
+    gateway.bus.publish([outgoing(clean(event, body=HOSTILE))])
+    gateway.bus.publish([outgoing(event)])
+    gateway.promote(3, "<img src=x onerror=document.title='owned'>")
+    page.wait_for_selector(".card")
+    page.wait_for_selector(".toast")
+    page.wait_for_timeout(300)
+    assert page.locator(".card .text").text_content() == HOSTILE
+    assert page.locator(".card img, .card script, .card b, .card svg, .toast img, .rail img, #model img").count() == 0
+    assert "owned" not in page.title()
+    assert page.locator("#model-version").text_content() == "<img src=x onerror=document.title='owned'>"
+
+
+def test_an_address_is_a_link_only_if_it_is_a_web_address(page: Page, gateway: Running) -> None:
+    for number, url in enumerate(("javascript:alert(1)", "https://news.example/a?b=1")):
+        event = made(number, source=f"s{number}")
+        text = json.loads(outgoing(clean(event)).value) | {"url": url}
+        gateway.bus.publish([outgoing(clean(event))._replace(value=json.dumps(text).encode())])
+        gateway.bus.publish([outgoing(event)])
+    page.wait_for_selector(".card >> nth=1")
+    links = page.eval_on_selector_all(".card a", "links => links.map(link => [link.href, link.rel])")
+    assert links == [["https://news.example/a?b=1", "noopener noreferrer"]]
+
+
+def test_the_filter(page: Page, gateway: Running) -> None:
+    gateway.store(made(1), made(2, tickers=("XYZ",)))
+    page.fill("#ticker", "xyz")
+    expect(page.locator(".card")).to_have_count(1)
+    page.wait_for_selector('#connection[data-state="live"]')
+    gateway.publish(made(3), made(4, tickers=("XYZ", "ACME")))
+    expect(page.locator(".card")).to_have_count(2)
+    assert "ticker=xyz" in page.url
+    page.locator(".card .tickers button", has_text="ACME").first.click()
+    expect(page.locator("#ticker")).to_have_value("ACME")
+
+
+def test_a_click_corrects_and_another_confirms(page: Page, gateway: Running) -> None:
+    gateway.publish(made(1), made(2))
+    page.wait_for_selector(".card >> nth=1")
+    for number, label in ((1, "negative"), (2, "positive")):
+        card = page.locator(f'.card[data-prediction="{made(number).prediction_id}"]')
+        card.locator(".judge button", has_text=label).click()
+        card.locator(".thanks").wait_for()
+        assert "thanks, recorded" in card.locator(".judge").inner_text()
+    events = {e.text_id: e for e in (decode(Feedback, r.value) for r in gateway.records(topics.FEEDBACK))}
+    assert (events["text000001"].kind, events["text000001"].label) == ("correction", "negative")
+    assert (events["text000002"].kind, events["text000002"].label) == ("confirmation", "positive")
+    assert events["text000001"].annotator == events["text000002"].annotator == page.inner_text("#annotator")
+
+
+def test_a_correction_that_is_refused_can_be_tried_again(page: Page, gateway: Running) -> None:
+    gateway.publish(made(1))
+    page.wait_for_selector(".card")
+    body = json.dumps({"status": 503, "detail": "the log is away"})
+    page.route("**/v1/feedback", lambda route: route.fulfill(status=503, body=body), times=1)
+    page.locator(".judge button", has_text="negative").click()
+    page.wait_for_selector(".refused")
+    assert page.inner_text(".refused") == "the log is away"
+    page.locator(".judge button", has_text="negative").click()
+    page.wait_for_selector(".thanks")
+
+
+def test_a_promotion_moves_the_badge(page: Page, gateway: Running) -> None:
+    gateway.promote(1, "base-1")
+    expect(page.locator("#model-version")).to_have_text("base-1")
+    gateway.promote(2, "child-7f3a")
+    page.wait_for_selector("#model.landed")
+    assert page.inner_text("#model-version") == "child-7f3a"
+    assert page.inner_text("#model-epoch") == "epoch 2"
+    page.wait_for_selector(".toast >> text=child-7f3a is in service")
+
+
+def test_pause_holds_and_resume_shows(page: Page, gateway: Running) -> None:
+    page.click("#pause")
+    gateway.publish(made(1), made(2))
+    expect(page.locator("#held")).to_have_text("2 new — show")
+    assert page.locator(".card").count() == 0
+    page.click("#held")
+    page.wait_for_selector(".card >> nth=1")
+    assert page.get_attribute("#pause", "aria-pressed") == "false"
+
+
+def test_the_page_is_narrow_where_the_screen_is(page: Page, gateway: Running) -> None:
+    gateway.publish(*(made(n, tickers=tuple(f"T{i}" for i in range(12))) for n in range(5)))
+    page.set_viewport_size({"width": 360, "height": 740})
+    page.wait_for_selector(".card")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_every_control_has_a_name(page: Page, gateway: Running) -> None:
+    gateway.publish(made(1))
+    page.wait_for_selector(".card")
+    tree = page.locator("body").aria_snapshot()
+    assert re.search(r'button "Correct to negative"', tree)
+    assert re.search(r'button "Confirm positive"', tree)
+    assert 'searchbox "Ticker"' in tree or 'combobox "Ticker"' in tree
+    assert not re.search(r"- button$", tree, re.MULTILINE)
+
+
+def test_a_gateway_that_goes_away_is_shown(page: Page, gateway: Running) -> None:
+    page.route("**/v1/stream**", lambda route: route.fulfill(status=204))
+    page.fill("#ticker", "Z")
+    page.wait_for_selector('#connection[data-state="lost"]')
