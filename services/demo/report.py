@@ -69,7 +69,7 @@ def show(report: Report, console: Console, data: Path) -> None:
     a = report.account
     console.rule("[bold]what came in, and where it went")
     console.print(
-        f"{a.taken} texts = {a.scored} scored + {a.rejected} rejected + {a.duplicate} duplicates + {a.dead} dead letters"
+        f"{a.taken} texts = {a.scored} scored + {a.rejected} rejected + {a.duplicate} duplicates + {a.dead} dead"
         f"   ({report.texts_per_second:.0f} texts/s from raw to row)"
     )
     console.print("  " + ", ".join(f"{reason} {n}" for reason, n in sorted(a.reasons.items())))

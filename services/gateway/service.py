@@ -43,7 +43,8 @@ def serve(context: Context) -> None:
         proxy_headers=False,
         ws="none",
     )
-    context.address = f"http://{context.settings.host}:{listening.getsockname()[1]}"
+    host = f"[{context.settings.host}]" if ":" in context.settings.host else context.settings.host
+    context.address = f"http://{host}:{listening.getsockname()[1]}"
     context.state = "running"
     with contextlib.closing(listening):
         _Server(config, gateway).run([listening])

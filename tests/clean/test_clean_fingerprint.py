@@ -18,6 +18,13 @@ LONG = (
     " helped by restocking ahead of the holidays."
 )
 
+REST = (
+    " Its finance director told reporters that talks with the yards were going on and that nobody could say yet which of"
+    " the ships would be sent to the breakers. Unions called the plan hasty; they want a hearing before any crew is"
+    " sent home, and some members have asked the ministry to look into the owner's use of foreign flags. Ports along the"
+    " coast fear that feeder traffic will move to bigger rivals further south for good."
+)
+
 
 def same(one: str, other: str) -> bool:
     a, b = fingerprint(one, None, ()), fingerprint(other, None, ())
@@ -102,9 +109,9 @@ def test_other_stories(one: str, other: str) -> None:
 
 
 def test_a_long_text_may_be_edited_a_little() -> None:
-    longer = LONG + " " + LONG.replace("Halvorsen Marine Lines", "The owner").replace("On Tuesday", "later")
+    longer = LONG + REST
     assert same(LONG, LONG + " sources")
-    assert same(longer, longer.replace("helped by restocking", "helped partly by restocking", 1))
+    assert same(longer, longer.replace("helped by restocking", "helped partly by restocking"))
     assert not same(longer, longer.replace("held up well", "held up badly").replace("smaller", "larger"))
     assert not same(longer, longer.replace("Analysts", "Brokers"))
     assert not same(LONG, LONG.replace("restocking", "rationing"))

@@ -5,150 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
-import httpx
-import psycopg2
 import pytest
+from gateway_kit import Running, Start
 
-from services.gateway.service import serve
-from services.runtime import Context, now_ms
 from services.settings import Settings
-from services.stream import topics
-from services.stream.bus import Bus, Outgoing, Record
-from services.stream.events import CleanText, ModelChange, Origin, Prediction, encode, prediction_id
-
-
-class Running:
-    """A gateway in a thread, and hands on everything around it."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.context = Context(settings, "gateway")
-        self.error: BaseException | None = None
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self.bus: Bus = settings.open_bus("test")
-
-    def _serve(self) -> None:
-        try:
-            serve(self.context)
-        except BaseException as error:
-            self.error = error
-
-    def start(self) -> Running:
-        self._thread.start()
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline and self.error is None:
-            with contextlib.suppress(httpx.HTTPError):
-                if self.context.address and httpx.get(f"{self.url}/healthz").is_success:
-                    self.client = httpx.Client(base_url=self.url, timeout=20)
-                    return self
-            time.sleep(0.02)
-        raise AssertionError(f"the gateway does not start: {self.error}")
-
-    @property
-    def url(self) -> str:
-        assert self.context.address
-        return self.context.address
-
-    def stop(self) -> None:
-        self.context.stop.set()
-        self._thread.join(timeout=20)
-        assert not self._thread.is_alive(), "the gateway does not stop"
-        self.client.close()
-        self.bus.close()
-
-    def execute(self, query: str, *arguments: object) -> list[tuple[Any, ...]]:
-        with contextlib.closing(psycopg2.connect(self.settings.database)) as connection:
-            connection.autocommit = True
-            with connection.cursor() as cursor:
-                cursor.execute(query, arguments)
-                return cursor.fetchall() if cursor.description else []
-
-    def records(self, topic: str) -> list[Record]:
-        ends = self.bus.ends(topic)
-        reader = self.bus.reader([topic])
-        found: list[Record] = []
-        try:
-            while any(reader.positions()[place] < end for place, end in ends.items()):
-                found += reader.poll(0.1)
-            return found
-        finally:
-            reader.close()
-
-    def publish(self, *predictions: Prediction, texts: bool = True) -> None:
-        """As the loop does it: a text's clean record first, its prediction after it."""
-        if texts:
-            self.bus.publish([outgoing(clean(p)) for p in predictions])
-        self.bus.publish([outgoing(p) for p in predictions])
-
-    def promote(self, epoch: int, version: str) -> None:
-        change = ModelChange(epoch=epoch, version=version, action="promote", previous=None, at=now_ms())
-        self.bus.publish([Outgoing(topics.MODELS, version.encode(), encode(change))])
-
-    def store(self, *predictions: Prediction, texts: bool = True) -> None:
-        """The rows that the store would write."""
-        for p in predictions:
-            self.execute(
-                "INSERT INTO prediction (prediction_id, text_id, cluster, label, negative, neutral, positive, model,"
-                " epoch, tickers, source, language, event_time, scored, truncated, origin_partition, origin_offset)"
-                " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, 0, 0)",
-                p.prediction_id, p.text_id, p.cluster, p.label, *p.probabilities, p.model, p.epoch, list(p.tickers),
-                p.source, p.language, p.event_time, p.scored, p.truncated,
-            )  # fmt: skip
-            if texts:
-                self.execute(
-                    "INSERT INTO text (text_id, cluster, body, source, language, marks, event_time, received)"
-                    " VALUES (%s, %s, %s, %s, 'en', '{}', %s, %s)",
-                    p.text_id, p.cluster, body_of(p), p.source, p.event_time, p.event_time,
-                )  # fmt: skip
-
-
-def body_of(prediction: Prediction) -> str:
-    return f"text of {prediction.text_id}"
-
-
-def clean(p: Prediction, body: str | None = None) -> CleanText:
-    return CleanText(
-        text_id=p.text_id,
-        cluster=p.cluster,
-        text=body or body_of(p),
-        source=p.source,
-        event_time=p.event_time,
-        received=p.event_time,
-        language="en",
-        tickers=p.tickers,
-        origin=p.origin,
-    )
-
-
-def made(number: int, **changes: Any) -> Prediction:
-    fields: dict[str, Any] = {
-        "text_id": f"text{number:06}",
-        "cluster": f"text{number:06}",
-        "label": "positive",
-        "probabilities": (0.05, 0.15, 0.8),
-        "model": "base-1",
-        "epoch": 1,
-        "tickers": ("ACME",),
-        "source": "test",
-        "language": "en",
-        "event_time": 1_700_000_000_000 + number,
-        "scored": 1_700_000_000_000 + number,
-        "origin": Origin(topics.CLEAN, 0, number),
-    } | changes
-    return Prediction(prediction_id=prediction_id(fields["text_id"], fields["model"]), **fields)
-
-
-def outgoing(event: Prediction | CleanText) -> Outgoing:
-    topic = topics.PREDICTIONS if isinstance(event, Prediction) else topics.CLEAN
-    return Outgoing(topic, event.text_id.encode(), encode(event))
-
-
-Start = Callable[..., Running]
 
 
 @pytest.fixture
@@ -200,24 +63,3 @@ def scorer() -> Iterator[ThreadingHTTPServer]:
     yield server
     server.shutdown()
     server.server_close()
-
-
-def announce(gateway: Running, port: int, slot: int = 0, age_ms: int = 0) -> None:
-    """A score worker's row in the table of services."""
-    gateway.execute(
-        "INSERT INTO service (name, slot, pid, address, state, detail, started, beat)"
-        " VALUES ('score', %s, 1, %s, 'running', '{}', 0, %s)",
-        slot, f"http://127.0.0.1:{port}", now_ms() + 60_000 - age_ms if not age_ms else now_ms() - age_ms,
-    )  # fmt: skip
-
-
-def problem(response: httpx.Response, status: int) -> dict[str, Any]:
-    """Assert a whole RFC 9457 answer and return it."""
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"].startswith("application/problem+json")
-    body: dict[str, Any] = response.json()
-    assert body["status"] == status
-    assert body["type"].startswith("urn:tickerloop:problem:")
-    assert body["title"]
-    assert body["detail"]
-    return body

@@ -8,11 +8,11 @@ from typing import Any
 
 import httpx
 import pytest
+from gateway_kit import Running, announce, problem
 from prometheus_client import REGISTRY
 
 from services.gateway.limits import limits_from
 from services.stream.errors import Misconfigured
-from tests.gateway.conftest import Running, announce, problem
 
 
 def score(gateway: Running, *texts: object) -> httpx.Response:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from gateway_kit import Running, made, problem
+
 from services.stream import topics
 from services.stream.events import Feedback, decode, derived_id
-from tests.gateway.conftest import Running, made, problem
 
 PREDICTION = made(1)
 
 
-def send(gateway: Running, headers: dict[str, str] | None = None, **changes: Any) -> Any:
+def send(gateway: Running, idempotency_key: str | None = None, **changes: Any) -> Any:
     body = {"prediction_id": PREDICTION.prediction_id, "label": "negative", "annotator": "ann"} | changes
-    return gateway.client.post("/v1/feedback", json=body, headers=headers or {})
+    headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+    return gateway.client.post("/v1/feedback", json=body, headers=headers)
 
 
 def published(gateway: Running) -> list[Feedback]:
@@ -36,7 +38,7 @@ def test_the_same_word_has_the_same_id(gateway: Running) -> None:
     gateway.store(PREDICTION)
     assert send(gateway).json() == send(gateway).json()
     assert send(gateway).json() != send(gateway, annotator="bob").json()
-    by_header = send(gateway, {"Idempotency-Key": "k1"}).json()["feedback_id"]
+    by_header = send(gateway, "k1").json()["feedback_id"]
     assert by_header == send(gateway, key="k1", label="neutral").json()["feedback_id"] == derived_id("feedback", "k1")
 
 
@@ -60,15 +62,17 @@ def test_bad_bodies_name_the_field(gateway: Running) -> None:
     detail = problem(send(gateway, label="bullish"), 422)
     assert detail["errors"][0]["field"] == "label"
     assert all(label in detail["detail"] for label in ("negative", "neutral", "positive"))
-    for field, value in {
+    odd: dict[str, Any] = {
         "annotator": "", "comment": "x" * 2_001, "prediction_id": 7, "kind": "guess", "sampled": "perhaps", "key": "",
-    }.items():  # fmt: skip
+    }  # fmt: skip
+    for field, value in odd.items():
         assert problem(send(gateway, **{field: value}), 422)["errors"][0]["field"] == field
     for field in ("annotator", "comment", "prediction_id"):
-        assert problem(send(gateway, **{field: "a\0b"}), 422)["errors"][0]["field"] == field
+        changes: dict[str, Any] = {field: "a\0b"}
+        assert problem(send(gateway, **changes), 422)["errors"][0]["field"] == field
     missing = gateway.client.post("/v1/feedback", json={"label": "neutral", "annotator": "a"})
     assert problem(missing, 422)["errors"][0]["field"] == "prediction_id"
-    problem(send(gateway, {"Idempotency-Key": "x" * 501}), 400)
+    problem(send(gateway, "x" * 501), 400)
     for body, status in ((b"", 422), (b"\xff", 400), (b"[" * 10_000, 400), (b"[]", 422), (b"{", 400)):
         problem(gateway.client.post("/v1/feedback", content=body), status)
     assert published(gateway) == []

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from gateway_kit import Running, problem
+
 from services.stream import topics
 from services.stream.events import ModelChange, decode
-from tests.gateway.conftest import Running, problem
 
 
 def register(gateway: Running, *versions: str) -> None:

@@ -9,11 +9,11 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
+from gateway_kit import Running, clean, made, outgoing
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from services.stream import topics
 from services.stream.events import Feedback, decode
-from tests.gateway.conftest import Running, clean, made, outgoing
 
 pytestmark = pytest.mark.browser
 
@@ -61,7 +61,8 @@ def test_predictions_appear_as_they_are_made(page: Page, gateway: Running) -> No
     assert card.locator(".tickers button").inner_text() == "XYZ"
     assert card.locator(".bars").get_attribute("aria-label") == "negative 70 %, neutral 20 %, positive 10 %"
     assert card.locator(".version").inner_text() == "base-1"
-    widths = [card.locator(f".bars .{label}").bounding_box()["width"] for label in ("negative", "neutral", "positive")]
+    boxes = [card.locator(f".bars .{label}").bounding_box() for label in ("negative", "neutral", "positive")]
+    widths = [box["width"] for box in boxes if box is not None]
     assert widths[0] > widths[1] > widths[2]
     assert not page.locator("#empty").is_visible()
     page.wait_for_selector('#rail [data-ticker="ACME"]')
@@ -177,7 +178,7 @@ def test_every_control_has_a_name(page: Page, gateway: Running) -> None:
     assert not re.search(r"- button$", tree, re.MULTILINE)
 
 
-def test_a_gateway_that_goes_away_is_shown(page: Page, gateway: Running) -> None:
+def test_a_gateway_that_goes_away_is_shown(page: Page) -> None:
     page.route("**/v1/stream**", lambda route: route.fulfill(status=204))
     page.fill("#ticker", "Z")
     page.wait_for_selector('#connection[data-state="lost"]')

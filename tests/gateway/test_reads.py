@@ -9,9 +9,9 @@ from contextlib import closing
 from typing import Any
 
 import redis
+from gateway_kit import Running, body_of, made, problem
 
 from services.stream.errors import Transient
-from tests.gateway.conftest import Running, body_of, made, problem
 
 
 def walk(gateway: Running, **query: Any) -> list[str]:
@@ -74,7 +74,8 @@ def test_paging_is_complete_while_rows_arrive(gateway: Running) -> None:
 
 def test_queries_that_make_no_sense_are_400(gateway: Running) -> None:
     for query in (
-        "limit=0", "limit=1001", "limit=x", "limit=99999999999999999999", "label=good", "cursor=zzz", "cursor=" + "A" * 501,
+        "limit=0", "limit=1001", "limit=x", "limit=99999999999999999999", "label=good", "cursor=zzz",
+        "cursor=" + "A" * 501,
         "cursor=WzEsMl0", "from=yesterday", "from=-1", "to=99999999999999999999",
         "from=9999999999999999", "ticker=" + "x" * 201,
     ):  # fmt: skip

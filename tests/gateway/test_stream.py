@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import httpx
+from gateway_kit import Running, Start, body_of, clean, made, outgoing, problem
 from prometheus_client import REGISTRY
 
+from services.settings import Settings
 from services.stream import topics
 from services.stream.bus import Outgoing
-from tests.gateway.conftest import Running, Start, body_of, clean, made, outgoing, problem
+from services.supervisor.servers import free_port
 
 
 class Event(NamedTuple):
@@ -284,3 +290,32 @@ def test_stopping_ends_streams_at_once(start: Start) -> None:
         began = time.monotonic()
         assert list(listener) == []
         assert time.monotonic() - began < 3
+
+
+def test_a_signal_ends_the_process_with_streams_open(database: str, valkey_url: str) -> None:
+    port = free_port()
+    settings = Settings(database=database, redis=valkey_url, port=port)
+    with closing(settings.open_bus("setup")) as bus:
+        bus.create_topics()
+    program = (
+        "import sys; from services.gateway.service import serve; from services.runtime import run;"
+        "from services.settings import from_environment; sys.exit(run(serve, from_environment(), 'gateway'))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], env=os.environ | settings.environment())
+    try:
+        url = f"http://127.0.0.1:{port}"
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            with suppress(httpx.HTTPError):
+                if httpx.get(f"{url}/healthz").is_success:
+                    break
+            time.sleep(0.05)
+        with httpx.stream("GET", f"{url}/v1/stream", timeout=10) as response:
+            listener = Listener(response)
+            listener.take(1, "hello")
+            process.send_signal(signal.SIGTERM)
+            assert list(listener) == []
+        assert process.wait(timeout=10) == 0
+    finally:
+        process.kill()
+        process.wait()

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from gateway_kit import Running, Start, problem
 
 from services.runtime import Context
 from services.settings import Settings
@@ -21,7 +22,6 @@ from services.stream.errors import Transient
 from services.stream.events import RawText, decode, text_id
 from services.stream.postgres import PostgresBus
 from services.supervisor.servers import PostgresServer
-from tests.gateway.conftest import Running, Start, problem
 
 
 def test_one_text_is_durable_under_its_derived_id(gateway: Running) -> None:

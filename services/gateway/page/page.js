@@ -6,6 +6,7 @@ const MAX_CARDS = 120;
 const MAX_HELD = 500;
 const MAX_RAIL = 12;
 const SPARK_POINTS = 40;
+const CALM_RATE = 5; // arrivals a second up to which a card may take its time to appear
 const MEMORY = 5000; // ids remembered against doubles
 
 const $ = (id) => document.getElementById(id);
@@ -151,7 +152,8 @@ function draw() {
   $("held").textContent = `${waiting.length >= MAX_HELD ? `${MAX_HELD}+` : waiting.length} new — show`;
   if (!holding && waiting.length) {
     const newest = waiting.splice(0).slice(-MAX_CARDS);
-    prepend(newest.reverse().map((prediction) => card(prediction, true)));
+    const calm = arrivals.filter((at) => performance.now() - at < 1000).length <= CALM_RATE;
+    prepend(newest.reverse().map((prediction) => card(prediction, calm)));
   }
   drawRail();
 }
@@ -218,7 +220,7 @@ function railRow(ticker, known) {
   button.dataset.mood = known.mean > 0.15 ? "positive" : known.mean < -0.15 ? "negative" : "neutral";
   button.setAttribute("aria-pressed", String(filter().toLowerCase() === ticker.toLowerCase()));
   button.addEventListener("click", () => choose(filter().toLowerCase() === ticker.toLowerCase() ? "" : ticker));
-  const mean = make("span", "mean", `${known.mean < 0 ? "−" : "+"}${Math.abs(known.mean).toFixed(2)}`);
+  const mean = make("span", "mean", `${known.mean < -0.005 ? "−" : "+"}${Math.abs(known.mean).toFixed(2)}`);
   button.title = `${ticker}: running mean ${mean.textContent} over ${known.count} mentions`;
   button.append(make("b", "", ticker), spark(known.points), mean);
   row.append(button);
@@ -234,7 +236,7 @@ function spark(points) {
   const line = document.createElementNS(svg.namespaceURI, "polyline");
   const step = 72 / Math.max(1, points.length - 1);
   const at = points.length > 1 ? points : [points[0], points[0]];
-  line.setAttribute("points", at.map((p, i) => `${(i * (points.length > 1 ? step : 72)).toFixed(1)},${(11 - p * 10).toFixed(1)}`).join(" "));
+  line.setAttribute("points", at.map((p, i) => `${(i * (points.length > 1 ? step : 72)).toFixed(1)},${(11 - Math.max(-1, Math.min(1, p * 1.6)) * 10).toFixed(1)}`).join(" "));
   svg.append(axis, line);
   return svg;
 }
