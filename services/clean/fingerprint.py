@@ -42,7 +42,7 @@ _TITLE_BELOW: Final = 12
 """Tokens of a body under which its title belongs to the story: feeds send `Read the full report` under every title."""
 
 _CAPITALISED: Final = re.compile(r"\b[A-Z]\w+")
-_TURNS: Final = word_set(
+TURNS: Final = word_set(
     "not no never none without cannot cant wont dont doesnt didnt isnt wasnt arent werent hasnt havent nor neither"
     " fails failed up down above below over under more less higher lower rise rises rose risen rising fall falls"
     " fell fallen falling gain gains gained lose loses lost loss losses profit profits beat beats beating miss"
@@ -124,7 +124,7 @@ def _near(tokens: list[str], body: str, tickers: Sequence[str]) -> tuple[tuple[i
     names = {name.lower() for name in _CAPITALISED.findall(body)}
     if not names or (not body.isascii() and sum(map(str.isascii, body)) < 0.9 * len(body)):
         return (), b""  # without capitals a name can't be told from a word
-    facts = {token for token in tokens if token in _TURNS or not token.isalpha()}
+    facts = {token for token in tokens if token in TURNS or not token.isalpha()}
     guard = "\0".join((*sorted(facts), "", *sorted(names), "", *sorted(tickers))).encode("utf-8", "replace")
     signature = _minhash(tokens[:MAX_NEAR_TOKENS])
     seed = xxhash.xxh3_64_intdigest(guard)

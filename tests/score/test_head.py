@@ -64,8 +64,7 @@ def test_replaying_the_parents_answers_keeps_them() -> None:
         return float(same), float(np.mean(head.logits(corner).argmax(axis=1) == label))
 
     kept, learned = child(replayed=True)
-    assert np.mean(before == label) < 0.9
-    assert learned > 0.95
+    assert learned > np.mean(before == label) + 0.3
     assert kept > 0.97
     assert kept >= child(replayed=False)[0]
 
