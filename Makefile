@@ -9,7 +9,7 @@ PIP_FLAGS = $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test check up kafka kafka-stop bench format clean
+.PHONY: help setup demo test check up kafka kafka-stop format clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -45,9 +45,6 @@ kafka:  ## a real Kafka broker without Docker (Java 17 and Maven)
 
 kafka-stop:  ## stop it
 	@ops/kafka/broker stop
-
-bench: $(READY)  ## every benchmark; figures in var/bench
-	@$(BIN)/python -m ops.bench
 
 format: $(READY)  ## format and fix what can be fixed by itself
 	@$(BIN)/ruff format -q . && $(BIN)/ruff check -q --fix .

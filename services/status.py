@@ -155,10 +155,15 @@ def wait_idle(settings: Settings, progress: Callable[[Status], None], timeout: f
         TimeoutError: it takes longer than `timeout` seconds.
     """
     deadline = time.monotonic() + timeout
+    # Kafka's transactions end in a marker that takes an offset and is no event: one may stay ahead in each partition.
+    slack = 0 if settings.bus == "embedded" else settings.partitions
+    before: Account | None = None
     while time.monotonic() < deadline:
         status = collect(settings)
         progress(status)
-        if status.waiting <= 0 and not any(row.lag for row in status.lags if row.group in PIPELINE):
+        drained = status.waiting <= 0 and all(row.lag <= slack for row in status.lags if row.group in PIPELINE)
+        if drained and (slack == 0 or status.account == before):
             return status
-        time.sleep(0.2)
+        before = status.account if drained else None
+        time.sleep(0.2 if slack == 0 else 1.0)
     raise TimeoutError(f"texts are still under way after {timeout:.0f} s; `tickerloop status` shows where")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from services.clean.words import word_set
+from services.stream.errors import Misconfigured
 
 MAX_TICKERS: Final = 32
 """Each becomes an event (`mentions`); a list of more is a directory, not a story."""
@@ -154,10 +156,20 @@ def _means_it(name: _Name, index: int, end: int, words: list[str], lowered: list
 
 @cache
 def load(path: str | None = None) -> Table:
-    """Read a company table; None is the one that comes with the project."""
+    """Read a company table; None is the one that comes with the project.
+
+    Raises:
+        Misconfigured: the file can't be read, or a row has no ticker or no name.
+    """
     file = Path(path) if path else files("services.clean").joinpath("companies.csv")
-    with file.open(encoding="utf-8") as lines:
-        rows = [(row["ticker"], row["names"].split("|")) for row in csv.DictReader(lines)]
+    try:
+        with file.open(encoding="utf-8") as lines:
+            rows = [(row["ticker"], row["names"].split("|")) for row in csv.DictReader(lines)]
+    except (OSError, UnicodeDecodeError, KeyError, AttributeError) as error:
+        raise Misconfigured(f"{file} is no company table with the columns `ticker` and `names`: {error!r}") from error
+    for ticker, names in rows:
+        if not ticker or not all(_WORD.search(name) for name in names):
+            raise Misconfigured(f"{file}: a row lacks a ticker or a name: {ticker!r}, {names}")
     index: dict[str, list[_Name]] = {}
     han: dict[str, str] = {}
     for ticker, names in rows:
@@ -170,11 +182,11 @@ def load(path: str | None = None) -> Table:
             words = tuple(word.lower() for word in parts)
             index.setdefault(words[0], []).append(_Name(words, parts, ticker, common, name == name.lower()))
     symbols = [ticker for ticker, _ in rows]
-    bases = [ticker.rpartition(".")[0] for ticker in symbols if "." in ticker]
+    bases = Counter(ticker.rpartition(".")[0] for ticker in symbols)
     return Table(
         {first: tuple(sorted(names, key=lambda name: -len(name.words))) for first, names in index.items()},
         han,
         frozenset(symbols),
         # Short bases are other companies' symbols in New York: AIR, SAN, OIL.
-        {base: ticker for ticker in symbols if len(base := ticker.rpartition(".")[0]) >= 5 and bases.count(base) == 1},
+        {base: ticker for ticker in symbols if len(base := ticker.rpartition(".")[0]) >= 5 and bases[base] == 1},
     )

@@ -7,6 +7,7 @@ from hashlib import blake2b
 
 import redis
 
+from services.clean import entities
 from services.clean.claims import Candidate, Copy
 from services.clean.duplicates import Duplicates
 from services.clean.pipeline import Cleaned, CleanSettings, clean
@@ -19,9 +20,14 @@ from services.stream.loop import Answer
 
 
 class Clean:
-    """Answers raw texts; see `services.stream.loop.Transform`. Not thread-safe."""
+    """Answers raw texts; see `services.stream.loop.Transform`. Not thread-safe.
+
+    Raises:
+        Misconfigured: the company table can't be read.
+    """
 
     def __init__(self, connect: Connect, valkey: redis.Redis, settings: CleanSettings) -> None:
+        entities.load(settings.companies)
         self._settings = settings
         self._duplicates = Duplicates(connect, valkey, settings.copies_s)
 

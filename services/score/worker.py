@@ -72,7 +72,7 @@ class Worker:
         """Read `models` to its end and load the champion, so that the first text meets a warm model.
 
         Raises:
-            Misconfigured: no model was ever promoted.
+            Transient: no model was promoted yet, or its record is still on its way.
         """
         ends = self._bus.ends(topics.MODELS)
         self._reader = self._bus.reader([topics.MODELS])
@@ -80,7 +80,7 @@ class Worker:
             if not self._read(1.0):
                 break
         if self._current is None:
-            raise Misconfigured("no model has been promoted yet; `tickerloop migrate` registers the bundled one")
+            raise Transient("no model has been promoted yet; `tickerloop migrate` registers the bundled one")
 
     @property
     def current(self) -> Current:

@@ -26,6 +26,7 @@ RETRY_CODES: Final = frozenset(
         errorcodes.OUT_OF_MEMORY,
         errorcodes.TOO_MANY_CONNECTIONS,
         errorcodes.QUERY_CANCELED,
+        errorcodes.IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
     }
 )
 """SQLSTATEs that say nothing against the event: the same statement may succeed later."""

@@ -18,9 +18,6 @@ from torch.nn.functional import dropout, log_softmax, relu
 from services.score.head import Head
 
 HIDDEN: Final = 256
-DROPOUT: Final = 0.5
-"""Of the features and of the hidden units: there are more of the first than there are examples to tell them apart
-by."""
 COOLEST, HOTTEST = 0.2, 5.0
 """Bounds of the temperature; a fit that ends at one of them has learned nothing that could be calibrated."""
 
@@ -32,11 +29,14 @@ class Schedule(NamedTuple):
     batch: int = 256
     rate: float = 1e-3
     decay: float = 1.0
+    dropout: float = 0.5
+    """Of the features and of the hidden units: a fresh head has more features than examples to tell them apart by."""
 
 
 FRESH: Final = Schedule()
-TUNE: Final = Schedule(epochs=10, batch=64, rate=3e-4, decay=1.0)
-"""From a parent: small steps over few examples."""
+TUNE: Final = Schedule(epochs=10, batch=64, rate=3e-4, dropout=0.0)
+"""From a parent: small steps over few examples. Without dropout the parent's own answers pull nowhere at the parent, so
+that what is replayed stays; the pull towards the parent regularises in its place."""
 
 
 def fit(
@@ -78,7 +78,7 @@ def fit(
         for step, batch in enumerate(_batches(len(x), plan)):
             rate = optimizer.param_groups[0]["lr"] = plan.rate * (1 - step / steps)
             optimizer.zero_grad()
-            loss = -(y[batch] * log_softmax(_logits(x[batch], learned), 1)).sum(1) @ w[batch] / len(batch)
+            loss = -(y[batch] * log_softmax(_logits(x[batch], learned, plan.dropout), 1)).sum(1) @ w[batch] / len(batch)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             with torch.no_grad():  # decoupled weight decay (Loshchilov & Hutter 2019), about the starting point
@@ -87,10 +87,10 @@ def fit(
     return Head(start.mean, start.scale, *(tensor.detach().numpy() for tensor in learned))
 
 
-def _logits(x: torch.Tensor, learned: list[torch.Tensor]) -> torch.Tensor:
+def _logits(x: torch.Tensor, learned: list[torch.Tensor], share: float) -> torch.Tensor:
     hidden_weights, hidden_bias, weights, bias = learned
-    hidden = relu(dropout(x, DROPOUT) @ hidden_weights + hidden_bias)
-    return dropout(hidden, DROPOUT) @ weights + bias
+    hidden = relu(dropout(x, share) @ hidden_weights + hidden_bias)
+    return dropout(hidden, share) @ weights + bias
 
 
 def _batches(n: int, plan: Schedule) -> Iterator[torch.Tensor]:

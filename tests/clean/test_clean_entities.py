@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from services.clean.entities import MAX_TICKERS, load, tickers
+from services.stream.errors import Misconfigured
 
 TABLE = load()
 
@@ -55,3 +56,22 @@ def test_our_table_names_each_ticker_once() -> None:
     assert len(rows) >= 300
     symbols = [row.split(",")[0] for row in rows]
     assert len(symbols) == len(set(symbols))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        b"a,b\n1,2\n",
+        b"ticker,names\nA\n",
+        b"ticker,names\n,Name\n",
+        b"ticker,names\nA,?\n",
+        b"ticker,names\nA,\xff",
+    ],
+)
+def test_a_bad_table_is_refused_before_any_text(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "bad.csv"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(Misconfigured):
+        load(str(path))

@@ -351,13 +351,14 @@ def effects(kit: Any) -> list[tuple[str, int]]:
     return [(key, number) for key, number in kit.rows("SELECT key, number FROM effect ORDER BY n")]
 
 
-def insert_effects(cursor: Cursor, records: Sequence[Record], slot: int = 0) -> None:
-    """The sink's rows."""
+def insert_effects(cursor: Cursor, records: Sequence[Record], slot: int = 0) -> list[Outgoing]:
+    """The sink's rows; no events."""
     for record in records:
         cursor.execute(
             "INSERT INTO effect (key, number, slot) VALUES (%s, %s, %s)",
             (record.key.decode(), int(record.value), slot),
         )
+    return []
 
 
 def retried(action: Callable[[], Any], seconds: float = WAIT_S) -> Any:

@@ -8,6 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -154,8 +155,8 @@ def test_offsets_that_a_reader_has_seen_are_never_used_again(crashable_log: Cras
             thread.join(60)
         crashable_log.start()
         assert len(seen) > 10
-        retried(lambda b=bus: b.publish(events(kit.source, range(200))))
-        stored = {(r.partition, r.offset): r.value for r in retried(lambda b=bus: read(b, kit.source, 1))}
+        retried(partial(bus.publish, events(kit.source, range(200))))
+        stored = {(r.partition, r.offset): r.value for r in retried(partial(read, bus, kit.source, 1))}
         changed = [place for place, value in seen.items() if stored.get(place) != value]
         assert not changed, f"{len(changed)} of {len(seen)} offsets seen by a reader hold something else now"
         lost = [place for place, value in acknowledged.items() if stored.get(place) != value]

@@ -206,7 +206,7 @@ def test_past_the_limit_of_failures_the_service_stops_and_stays_stopped(bus_kit:
     bus = bus_kit.bus()
     publish(bus, numbered(bus_kit, 100, partition=1))
 
-    def defect(records: Sequence[Record]) -> list[Any]:
+    def defect(records: Sequence[Record]) -> Sequence[Any]:
         if any(int(r.value) >= 30 for r in records):
             raise KeyError("a defect of ours")
         return [copied(bus_kit, r) for r in records]

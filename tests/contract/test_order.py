@@ -22,7 +22,7 @@ from kit import (
     read,
 )
 
-from services.stream.bus import Outgoing, TopicPartition, partition_of
+from services.stream.bus import Outgoing, Record, TopicPartition, partition_of
 from services.stream.errors import Rejected
 from services.stream.topics import MAX_EVENT_BYTES, dead
 
@@ -124,7 +124,7 @@ def test_a_slow_reader_loses_nothing(bus_kit: Any) -> None:
     thread = threading.Thread(target=publish_all)
     thread.start()
     reader = bus.reader([bus_kit.source])
-    records = []
+    records: list[Record] = []
     while len(records) < 1000:
         got = reader.poll(30, max_records=40)
         assert 0 < len(got) <= 40

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 import pytest
@@ -155,7 +156,7 @@ def test_replay_from_an_offset_and_from_a_time(bus_kit: Any, sinks: bool) -> Non
             while len(numbers) < count:
                 batch = poll(consumer)
                 if sinks:
-                    consumer.sink(batch, lambda c, b=batch: insert_effects(c, b.records) or [], {place: "kept"})
+                    consumer.sink(batch, partial(insert_effects, records=batch.records), {place: "kept"})
                 else:
                     consumer.transform(batch, [], {place: "kept"})
                 numbers += [int(r.value) for r in batch.records]

@@ -8,13 +8,12 @@ import pytest
 from services.score.head import softmax, to_bytes
 from services.trainer.head import calibrate, fit
 
-RANDOM = np.random.default_rng(3)
-TRUTH = RANDOM.normal(size=(20, 3))
+TRUTH = np.random.default_rng(3).normal(size=(20, 3))
 
 
-def problem(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def problem(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Features float32[n, 20], one-hot targets that a linear rule gives, equal weights."""
-    features = RANDOM.normal(2, 3, size=(n, 20)).astype(np.float32)
+    features = np.random.default_rng(seed).normal(2, 3, size=(n, 20)).astype(np.float32)
     labels = ((features - 2) @ TRUTH).argmax(axis=1)
     return features, np.eye(3, dtype=np.float32)[labels], np.ones(n, np.float32)
 
@@ -27,7 +26,7 @@ def test_equal_input_and_seed_give_equal_bytes() -> None:
 
 def test_it_learns() -> None:
     head = fit(*problem(3_000))
-    features, targets, _ = problem(500)
+    features, targets, _ = problem(500, seed=1)
     assert np.mean(head.logits(features).argmax(axis=1) == targets.argmax(axis=1)) > 0.75
 
 
@@ -45,12 +44,19 @@ def test_soft_targets_are_met() -> None:
     assert fit(features, soft, weights).probabilities(features, 1).mean(axis=0) == pytest.approx(soft[0], abs=0.03)
 
 
-def test_replaying_the_parents_answers_keeps_them() -> None:
+def test_replaying_only_the_parents_answers_changes_nothing() -> None:
+    parent = fit(*problem(1_000))
+    live, _, weights = problem(300, seed=1)
+    child = fit(live, parent.probabilities(live, 1), weights, init=parent)
+    assert np.abs(child.logits(live) - parent.logits(live)).max() < 1e-2
+
+
+def test_replaying_the_parents_answers_keeps_them_beside_corrections() -> None:
     parent = fit(*problem(3_000))
-    live, *_ = problem(500)
+    live = problem(500, seed=1)[0]
     answers = parent.probabilities(live, 1)
     # Corrections on a corner of the features: there everything is of the class that the parent sees least now.
-    corner = RANDOM.normal(2, 3, size=(100, 20)).astype(np.float32)
+    corner = problem(100, seed=2)[0]
     corner[:, 0] += 25
     before = parent.logits(corner).argmax(axis=1)
     label = int(np.bincount(before, minlength=3).argmin())
@@ -64,15 +70,16 @@ def test_replaying_the_parents_answers_keeps_them() -> None:
         return float(same), float(np.mean(head.logits(corner).argmax(axis=1) == label))
 
     kept, learned = child(replayed=True)
-    assert learned > np.mean(before == label) + 0.3
-    assert kept > 0.97
-    assert kept >= child(replayed=False)[0]
+    assert learned > np.mean(before == label) + 0.2
+    assert kept > child(replayed=False)[0] + 0.05
+    assert kept > 0.9
 
 
 def test_calibration_finds_the_temperature() -> None:
-    logits = RANDOM.normal(0, 2, size=(20_000, 3)).astype(np.float32)
+    random = np.random.default_rng(5)
+    logits = random.normal(0, 2, size=(20_000, 3)).astype(np.float32)
     truth = softmax(logits, 1).cumsum(axis=1)
-    labels = (RANDOM.random((20_000, 1)) > truth).sum(axis=1)
+    labels = (random.random((20_000, 1)) > truth).sum(axis=1)
     targets = np.eye(3, dtype=np.float32)[labels]
     found = calibrate(logits * 2.5, targets, np.ones(20_000, np.float32))
     assert found == pytest.approx(2.5, rel=0.05)
