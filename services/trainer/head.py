@@ -31,12 +31,15 @@ class Schedule(NamedTuple):
     decay: float = 1.0
     dropout: float = 0.5
     """Of the features and of the hidden units: a fresh head has more features than examples to tell them apart by."""
+    floor: float = 1e-8
+    """Adam's ε: gradients far below it move nothing."""
 
 
 FRESH: Final = Schedule()
-TUNE: Final = Schedule(epochs=10, batch=64, rate=3e-4, dropout=0.0)
-"""From a parent: small steps over few examples. Without dropout the parent's own answers pull nowhere at the parent, so
-that what is replayed stays; the pull towards the parent regularises in its place."""
+TUNE: Final = Schedule(epochs=10, batch=64, rate=3e-4, dropout=0.0, floor=1e-4)
+"""From a parent: small steps over few examples. At the parent, its own answers must pull nowhere. With dropout they would,
+and with the usual ε Adam would blow the rounding errors of a gradient of nought up to whole steps.
+"""
 
 
 def fit(
@@ -72,7 +75,7 @@ def fit(
     origin = [torch.from_numpy(array) for array in start[2:]]
     learned = [tensor.clone().requires_grad_() for tensor in origin]
     pulls = [torch.zeros_like(tensor) for tensor in origin] if init is None else origin
-    optimizer = torch.optim.Adam(learned, lr=plan.rate)
+    optimizer = torch.optim.Adam(learned, lr=plan.rate, eps=plan.floor)
     steps = plan.epochs * -(-len(x) // plan.batch)
     with _seeded(seed):
         for step, batch in enumerate(_batches(len(x), plan)):

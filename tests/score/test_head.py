@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from services.score.engine import Engine
 from services.score.head import softmax, to_bytes
+from services.stream.events import LABELS
+from services.trainer.anchors import anchors
 from services.trainer.head import calibrate, fit
 
 TRUTH = np.random.default_rng(3).normal(size=(20, 3))
@@ -44,35 +47,32 @@ def test_soft_targets_are_met() -> None:
     assert fit(features, soft, weights).probabilities(features, 1).mean(axis=0) == pytest.approx(soft[0], abs=0.03)
 
 
-def test_replaying_only_the_parents_answers_changes_nothing() -> None:
-    parent = fit(*problem(1_000))
-    live, _, weights = problem(300, seed=1)
-    child = fit(live, parent.probabilities(live, 1), weights, init=parent)
-    assert np.abs(child.logits(live) - parent.logits(live)).max() < 1e-2
+def test_replaying_only_the_parents_answers_changes_nothing(engine: Engine) -> None:
+    parent = engine.model.head
+    live = engine.embed([anchor.text for anchor in anchors()[:300]])
+    child = fit(live, parent.probabilities(live, 1), np.ones(300, np.float32), init=parent)
+    assert np.abs(child.logits(live) - parent.logits(live)).max() < 0.05
 
 
-def test_replaying_the_parents_answers_keeps_them_beside_corrections() -> None:
-    parent = fit(*problem(3_000))
-    live = problem(500, seed=1)[0]
-    answers = parent.probabilities(live, 1)
-    # Corrections on a corner of the features: there everything is of the class that the parent sees least now.
-    corner = problem(100, seed=2)[0]
-    corner[:, 0] += 25
-    before = parent.logits(corner).argmax(axis=1)
-    label = int(np.bincount(before, minlength=3).argmin())
-    corrected = np.eye(3, dtype=np.float32)[np.full(100, label)]
+def test_replaying_the_parents_answers_keeps_them_beside_corrections(engine: Engine) -> None:
+    parent = engine.model.head
+    features = engine.embed([anchor.text for anchor in anchors()])
+    truth = np.array([LABELS.index(anchor.label) for anchor in anchors()])
+    answers = parent.probabilities(features, 1)
+    wrong = np.flatnonzero(answers.argmax(axis=1) != truth)[:100]
+    live = np.setdiff1d(np.arange(len(truth)), wrong)[:500]
 
     def child(replayed: bool) -> tuple[float, float]:
-        features = np.concatenate([corner, live]) if replayed else corner
-        targets = np.concatenate([corrected, answers]) if replayed else corrected
-        head = fit(features, targets, np.ones(len(features), np.float32), init=parent)
-        same = np.mean(head.logits(live).argmax(axis=1) == answers.argmax(axis=1))
-        return float(same), float(np.mean(head.logits(corner).argmax(axis=1) == label))
+        rows = np.concatenate([wrong, live]) if replayed else wrong
+        targets = np.where(np.isin(rows, wrong)[:, None], np.eye(3)[truth[rows]], answers[rows])
+        head = fit(features[rows], targets, np.ones(len(rows), np.float32), init=parent)
+        found = head.logits(features).argmax(axis=1)
+        return float(np.mean(found[live] == answers[live].argmax(axis=1))), float(np.mean(found[wrong] == truth[wrong]))
 
     kept, learned = child(replayed=True)
-    assert learned > np.mean(before == label) + 0.2
-    assert kept > child(replayed=False)[0] + 0.05
+    assert learned > 0.9
     assert kept > 0.9
+    assert kept > child(replayed=False)[0] + 0.1
 
 
 def test_calibration_finds_the_temperature() -> None:
