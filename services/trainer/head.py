@@ -37,8 +37,8 @@ class Schedule(NamedTuple):
 
 FRESH: Final = Schedule()
 TUNE: Final = Schedule(epochs=10, batch=64, rate=3e-4, dropout=0.0, floor=1e-4)
-"""From a parent: small steps over few examples. At the parent, its own answers must pull nowhere. With dropout they would,
-and with the usual ε Adam would blow the rounding errors of a gradient of nought up to whole steps.
+"""From a parent: small steps over few examples. At the parent, its own answers must pull nowhere. With dropout they
+would, and with the usual ε Adam would blow the rounding errors of a gradient of nought up to whole steps.
 """
 
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from kafka_broker import Broker, free_ports
 from system.loop import Killer, TickerLoop
 from system.texts import Story, write
 
 COUNT = 20_000
 KILLS = 20
 SEED = 11
+KINDS = ["embedded", pytest.param("kafka", marks=pytest.mark.kafka)]
 
 
 class Outcome(NamedTuple):
@@ -34,17 +37,22 @@ def stream(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, St
     return path, write(path, COUNT, SEED, start)
 
 
-@pytest.fixture(scope="module", params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
-def bus(request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param == "embedded":
-        yield "embedded"
-    else:
-        yield f"kafka://{request.getfixturevalue('kafka_broker').bootstrap}"
+@contextmanager
+def _bus(kind: str, folder: Path) -> Iterator[str]:
+    """A log that nothing was written to yet."""
+    if kind == "embedded":
+        yield kind
+        return
+    broker = Broker(folder, free_ports())
+    broker.start()
+    try:
+        yield f"kafka://{broker.bootstrap}"
+    finally:
+        broker.crash()
 
 
-def _run(path: Path, data: Path, bus: str, seed: int | None) -> Outcome:
-    settings = {"TICKERLOOP_DEPLOYMENT": f"t{abs(hash(str(data))) % 10**8}"}
-    with TickerLoop(data, bus, settings) as loop:
+def _run(path: Path, data: Path, kind: str, seed: int | None) -> Outcome:
+    with _bus(kind, data / "broker") as bus, TickerLoop(data, bus) as loop:
         feeding = loop.start("ingest", str(path), "--id-field", "id")
         killer = Killer(loop, seed or 0)
         if seed is not None:
@@ -86,7 +94,12 @@ def _outcome(loop: TickerLoop, killed: list[str]) -> Outcome:
 
 @pytest.mark.system
 @pytest.mark.timeout(1500)
-def test_kills_change_nothing(bus: str, stream: tuple[Path, dict[str, Story]], tmp_path: Path) -> None:
+@pytest.mark.parametrize("bus", KINDS)
+def test_kills_change_nothing(
+    request: pytest.FixtureRequest, bus: str, stream: tuple[Path, dict[str, Story]], tmp_path: Path
+) -> None:
+    if bus == "kafka":
+        request.getfixturevalue("kafka_broker")  # skips, or fails in CI, where there is no Java
     path, stories = stream
     calm = _run(path, tmp_path / "calm", bus, None)
     wild = _run(path, tmp_path / "wild", bus, SEED)
