@@ -1,8 +1,8 @@
 """What is taken from an encoder, in torch: one module for the export and for the GPU. Importing this imports torch.
 
-Sentiment hangs on single words, and a sentence embedding's last layer was trained to forget them: in cross-validation
-on the recipe's data, mean and maximum over the tokens of the last three layers beat the last layer's mean by 4 to 6
-points of accuracy, at no cost worth measuring.
+Sentiment hangs on single words, and a sentence embedding's last layer was trained to forget them. With a linear head
+and a fifth of the recipe's data held out, mean and maximum over the tokens of the last three layers are right 3 (TFNS)
+and 4 (SEntFiN) points more often than the last layer's mean. With a hidden layer, the first token's state adds nothing.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer as FastTokenizer
 from services.stream.errors import Rejected
 
 MAX_TOKENS: Final = 256
-"""Of one text, the two special ones included: the length that the bundled encoder was trained for."""
+"""Of one text, the two special ones included: the length that the bundled encoder's own configuration takes."""
 CHARS_PER_TOKEN: Final = 40
 """Beyond MAX_TOKENS times this a text is cut before it is tokenised, which bounds the time spent on what is dropped
 anyway."""
