@@ -26,17 +26,14 @@ from kit import (
     until,
 )
 
-from services.stream import membership
 from services.stream.bus import Outgoing, TopicPartition
 from services.stream.errors import Fenced, Misconfigured, SlotTaken, Transient
-from services.stream.membership import Lease, Member
+from services.stream.membership import Member
 from services.stream.postgres import PostgresBus
 
 
 @pytest.fixture
-def kit(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EmbeddedKit]:
-    monkeypatch.setattr(membership, "SESSION_TIMEOUT_S", membership.SESSION_TIMEOUT_S)
-    monkeypatch.setattr(membership, "BEAT_S", membership.BEAT_S)
+def kit(database: str, tmp_path: Path) -> Iterator[EmbeddedKit]:
     kit = EmbeddedKit(tmp_path, database)
     set_session(kit.session_s)
     kit.bus().create_topics()
@@ -285,10 +282,6 @@ def test_a_taken_slot_says_what_to_do_and_does_no_harm(kit: EmbeddedKit) -> None
 def test_an_unknown_topic_is_named(kit: EmbeddedKit) -> None:
     with pytest.raises(Misconfigured, match="nowhere"):
         kit.bus().publish([Outgoing("nowhere", b"k", b"v")])
-
-
-def test_leases_are_plain_data() -> None:
-    assert Lease(1, 2, "m") == (1, 2, "m")
 
 
 def test_a_process_with_many_files_can_still_wait(kit: EmbeddedKit) -> None:
