@@ -112,7 +112,7 @@ SPECS: Final = {
 
 
 def _internal(status: int) -> Problem:
-    return Problem(status, "internal", "an error of ours; it is in the gateway's log")
+    return Problem(status, "internal", "an error of ours; it is in the service's log")
 
 
 _Request = Request[Any, Any, State]
@@ -174,7 +174,7 @@ def _on_rejected(_: _Request, error: Rejected) -> _Response:
 
 def _on_fatal(_: _Request, error: Fatal) -> _Response:
     log.error("%s", error)
-    return _answer(unavailable("the gateway can't serve this now; its log says why", retry_after=10.0))
+    return _answer(unavailable("this can't be served now; the service's log says why", retry_after=10.0))
 
 
 def _on_defect(request: _Request, error: Exception) -> _Response:

@@ -11,7 +11,7 @@ import msgspec
 
 from services.gateway import queries
 from services.gateway.pool import Pool
-from services.gateway.problems import Problem, unavailable
+from services.gateway.problems import TYPE_PREFIX, Problem, ProblemBody, unavailable
 
 FRESH_S: Final = 1.0
 """Workers beat once a second; asking the table more often tells nothing new."""
@@ -59,7 +59,7 @@ class Scorers:
         """Ask one worker, and the others where it doesn't answer.
 
         Raises:
-            Problem: 503 none is alive or none has a model yet, 502 a worker failed on these texts.
+            Problem: 503 none is alive or none has a model yet, 422 a text can't be scored, 502 a worker failed.
         """
         addresses = await self.alive()
         turn = next(self._turn)
@@ -80,8 +80,8 @@ class Scorers:
 
 
 def _scores(answer: httpx.Response, expected: int) -> Scores:
-    if answer.status_code == 422 or answer.status_code == 400:
-        raise Problem(422, "not-scored", "the score worker refuses these texts")
+    if answer.status_code in (400, 422):
+        raise _refusal(answer)
     try:
         scores = msgspec.json.decode(answer.content, type=Scores)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -89,3 +89,12 @@ def _scores(answer: httpx.Response, expected: int) -> Scores:
     if not answer.is_success or scores is None or len(scores.scores) != expected:
         raise Problem(502, "score-worker-failed", f"the score worker answered {answer.status_code} and no scores")
     return scores
+
+
+def _refusal(answer: httpx.Response) -> Problem:
+    """The worker's own problem, which names the text and the reason."""
+    try:
+        body = msgspec.json.decode(answer.content, type=ProblemBody)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return Problem(422, "not-scored", "the score worker refuses these texts")
+    return Problem(422, body.type.removeprefix(TYPE_PREFIX), body.detail, errors=body.errors)

@@ -1,5 +1,5 @@
 """Score now, over HTTP: the one call between services. The gateway forwards requests here, so that one engine in one
-process serves the stream and the people.
+process serves the stream and the people. Errors are RFC 9457 problems, which the gateway hands on as they are.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from typing import Annotated, Final, Protocol
 import msgspec
 import uvicorn
 from litestar import Litestar, post
-from litestar.exceptions import ServiceUnavailableException
+from litestar.params import JSONBody
 from msgspec import Meta
 
+from services.gateway.problems import HANDLERS, FieldError, Problem, unavailable
 from services.score.engine import Engine, Scored
 from services.stream.errors import Misconfigured, Rejected, Transient
 
@@ -74,17 +75,18 @@ class ScoreServer:
 
     def __init__(self, holder: Holder, host: str, port: int) -> None:
         @post("/score", sync_to_thread=True, status_code=200)
-        def score(data: Request) -> Response:
+        def score(data: JSONBody[Request]) -> Response:
             try:
                 current = holder.current
             except Transient as error:
-                raise ServiceUnavailableException(str(error)) from None
-            return Response(current.version, current.epoch, [_score(s) for s in current.engine.score(data.texts)])
+                raise unavailable(str(error)) from None
+            answers = current.engine.score(data.texts)
+            return Response(current.version, current.epoch, [_score(*answer) for answer in enumerate(answers)])
 
         self._socket = socket.create_server((host, port))
         bound = self._socket.getsockname()[1]
         self.address = f"http://{socket.gethostname() if host == '0.0.0.0' else host}:{bound}"  # noqa: S104
-        app = Litestar([score], openapi_config=None)
+        app = Litestar([score], exception_handlers=HANDLERS, logging_config=None, openapi_config=None)
         self._server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="http", daemon=True)
 
@@ -102,7 +104,8 @@ class ScoreServer:
         self._thread.join(timeout=START_S)
 
 
-def _score(scored: Scored | Rejected) -> Score:
-    if isinstance(scored, Rejected):
-        raise scored
-    return Score(scored.label, scored.probabilities, scored.truncated)
+def _score(index: int, answer: Scored | Rejected) -> Score:
+    if isinstance(answer, Rejected):
+        error = FieldError(f"texts[{index}]", answer.detail or answer.reason)
+        raise Problem(422, answer.reason, f"{error.field}: {error.detail}", errors=[error])
+    return Score(answer.label, answer.probabilities, answer.truncated)

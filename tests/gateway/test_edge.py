@@ -7,11 +7,13 @@ from http.server import ThreadingHTTPServer
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from gateway_kit import Running, announce, problem
 from prometheus_client import REGISTRY
 
 from services.gateway.limits import limits_from
+from services.gateway.problems import FieldError, Problem
 from services.stream.errors import Misconfigured
 
 
@@ -33,6 +35,22 @@ def test_without_a_live_worker_scoring_is_503(gateway: Running, scorer: Threadin
     announce(gateway, scorer.server_port, age_ms=6_000)
     assert problem(score(gateway, "one"), 503)["type"].endswith("unavailable")
     assert score(gateway, "one").headers["retry-after"]
+
+
+def test_a_worker_that_cannot_be_reached_is_503(gateway: Running) -> None:
+    announce(gateway, 1)  # alive by its row, but nobody listens there
+    answer = score(gateway, "one")
+    assert problem(answer, 503)["type"].endswith("unavailable")
+    assert int(answer.headers["retry-after"]) >= 1
+
+
+def test_a_workers_reason_reaches_the_client(gateway: Running, scorer: ThreadingHTTPServer) -> None:
+    announce(gateway, scorer.server_port)
+    refused = Problem(422, "tokenizer", "texts[1]: odd", errors=[FieldError("texts[1]", "odd")])
+    scorer.answer = (422, msgspec.json.encode(refused.body))  # type: ignore[attr-defined]
+    body = problem(score(gateway, "one", "two"), 422)
+    assert body["type"] == "urn:tickerloop:problem:tokenizer"
+    assert body["errors"][0] == {"field": "texts[1]", "detail": "odd"}
 
 
 @pytest.mark.parametrize(
