@@ -9,7 +9,7 @@ PIP_FLAGS = $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test check up kafka kafka-stop format clean
+.PHONY: help setup demo test check up bench kafka kafka-stop format clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ test: $(READY)  ## everything this machine can run
 	@$(BIN)/ruff format --check -q . && $(BIN)/ruff check -q .
 	@$(BIN)/mypy
 	@$(BIN)/pytest
+
+bench: $(READY)  ## benchmarks, minutes each: make bench BENCH="live --runs 1", TEXTS=headlines.csv FIELD=title
+	@$(BIN)/python -m ops.bench $(BENCH) $(if $(TEXTS),--texts $(TEXTS)) $(if $(FIELD),--text-field $(FIELD))
 
 kafka:  ## a real Kafka broker without Docker (Java 17 and Maven)
 	@ops/kafka/broker start

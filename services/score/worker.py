@@ -156,7 +156,7 @@ class Worker:
         metrics.SCORED.labels(used.version).inc(len(texts))
         scored_at = now_ms()
         return [
-            answer if isinstance(answer, Rejected) else _events(*next(scores), record, used, scored_at)
+            answer if isinstance(answer, Rejected) else events(*next(scores), record, used, scored_at)
             for record, answer in zip(records, answers, strict=True)
         ]
 
@@ -178,7 +178,10 @@ def _epoch(mark: str) -> int:
     return int(mark) if mark else 0
 
 
-def _events(text: CleanText, scored: Scored | Rejected, record: Record, used: Current, at: int) -> Answer:
+def events(
+    text: CleanText, scored: Scored | Rejected, record: Record, used: Current | registry.Champion, at: int
+) -> Answer:
+    """The prediction of a text and its mentions; `at` is when it was scored, in milliseconds."""
     if isinstance(scored, Rejected):
         return scored
     prediction = Prediction(

@@ -1,0 +1,61 @@
+"""`python -m ops.bench`: run benchmarks, show their figures, store them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from ops.bench import end_to_end, live, plumbing
+from ops.bench.common import ROOT, Corpus, buses, console, machine, write
+
+DEMO = ROOT / "services" / "demo" / "stream.jsonl"
+NAMES = ("end_to_end", "plumbing", "live")
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.argument("names", nargs=-1, type=click.Choice(NAMES))
+@click.option(
+    "--texts",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    default=DEMO,
+    help="CSV or JSONL of texts; default: the demo's stream",
+)
+@click.option("--text-field", default="text", show_default=True, help="the field that holds the text")
+@click.option("--runs", default=3, show_default=True, help="runs of each; figures are medians")
+@click.option("--bus", "only", type=click.Choice(("embedded", "kafka")), help="one bus only")
+@click.option("--rate", default=200.0, show_default=True, help="live: texts per second")
+@click.option("--seconds", default=60.0, show_default=True, help="live: how long")
+def main(
+    names: tuple[str, ...], texts: Path, text_field: str, runs: int, only: str | None, rate: float, seconds: float
+) -> None:  # fmt: skip
+    """Benchmarks of the loop on this machine; without NAMES all of them.
+
+    \b
+      end_to_end   a file to rows in Postgres, against the bare engine on the same texts
+      plumbing     the same with scoring replaced by a constant
+      live         accepted → seen on the live stream at a steady rate, with a swap in the middle
+
+    Each writes var/bench/NAME.json. A quiet machine gives figures worth quoting.
+    """
+    where = machine()
+    corpus = Corpus(texts, text_field)
+    for name in names or NAMES:
+        console.rule(name)
+        figures: dict[str, Any] = {"texts_file": texts.name, "runs": runs}
+        for bus in (only,) if only else buses():
+            if name == "end_to_end":
+                figures[bus] = end_to_end.run(corpus, runs, bus)
+            elif name == "plumbing":
+                figures[bus] = plumbing.run(corpus, runs, bus)
+            else:
+                figures[bus] = live.run(corpus.texts, runs, bus, rate, seconds)
+        path = write(name, figures, where)
+        click.echo(msgspec.json.format(msgspec.json.encode({name: figures}), indent=2))
+        console.print(f"written to {path.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

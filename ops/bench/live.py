@@ -1,0 +1,196 @@
+"""A steady stream: how long from accepting a text to seeing its prediction on the live stream, and what a swap costs.
+
+An open-loop client posts single texts at a fixed rate, whatever the answers do; another reads the live stream. In the
+middle a second model is promoted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import httpx
+import msgspec
+import numpy as np
+
+from ops.bench.common import console, loop, medians
+from services.score import artifact
+from services.score.engine import open_engine
+from services.settings import Settings
+from services.stream.bus import Outgoing
+from services.trainer import registry
+
+LATE_S = 1.0
+"""A prediction that comes later than this after its text was accepted counts as late."""
+DRAIN_S = 15.0
+
+
+class Seen(NamedTuple):
+    """One prediction on the live stream, in the order in which it came; `at` by this process's clock."""
+
+    text_id: str
+    at: float
+    model: str
+    epoch: int
+
+
+def run(texts: Sequence[str], runs: int, bus: str, rate: float, seconds: float) -> dict[str, Any]:
+    """Latencies in milliseconds, and what became of the texts around the swap."""
+    return medians([_once(texts, bus, rate, seconds) for _ in range(runs)])
+
+
+def _once(texts: Sequence[str], bus: str, rate: float, seconds: float) -> dict[str, Any]:
+    with loop(bus) as up:
+        second = _second_model(up.settings)
+        accepted, sent, seen, swapped = asyncio.run(_drive(up.settings, texts, rate, seconds, second))
+        stored = _epochs(up.settings)
+    figures = _figures(accepted, sent, seen, swapped) | {
+        "mixed": _mixed(seen) + _backwards(stored),
+        "by_second_model": sum(one.model == second for one in seen),
+    }
+    console.print(f"  {bus}: {figures}")
+    return figures
+
+
+def _figures(accepted: dict[str, float], sent: dict[str, float], seen: list[Seen], swapped: float) -> dict[str, Any]:
+    first = {one.text_id: one.at for one in reversed(seen)}
+    known = [text_id for text_id in accepted if text_id in first]
+    waits = 1000 * np.array([max(0.0, first[text_id] - accepted[text_id]) for text_id in known])
+    whole = 1000 * np.array([first[text_id] - sent[text_id] for text_id in known])
+    near = np.array([abs(accepted[text_id] - swapped) < 2.0 for text_id in known])
+    return {
+        "texts": len(accepted),
+        "accept_to_seen_p50_ms": _percentile(waits, 50),
+        "accept_to_seen_p99_ms": _percentile(waits, 99),
+        "send_to_seen_p50_ms": _percentile(whole, 50),
+        "send_to_seen_p99_ms": _percentile(whole, 99),
+        "around_swap_p99_ms": _percentile(waits[near], 99),
+        "lost": len(accepted) - len(known),
+        "twice": len(seen) - len(first),
+        "late": int((waits > 1000 * LATE_S).sum()),
+    }
+
+
+def _percentile(values: np.ndarray, share: int) -> float:
+    return round(float(np.percentile(values, share)), 1)
+
+
+def _mixed(seen: Iterable[Seen]) -> int:
+    """Predictions whose model isn't the one of their epoch."""
+    models: dict[int, set[str]] = defaultdict(set)
+    for one in seen:
+        models[one.epoch].add(one.model)
+    return sum(len(found) - 1 for found in models.values())
+
+
+def _backwards(stored: Iterable[tuple[int, int]]) -> int:
+    """Predictions of an older epoch after one of a newer, by partition and offset."""
+    newest: dict[int, int] = {}
+    back = 0
+    for partition, epoch in stored:
+        back += epoch < newest.get(partition, 0)
+        newest[partition] = max(epoch, newest.get(partition, 0))
+    return back
+
+
+def _epochs(settings: Settings) -> list[tuple[int, int]]:
+    with settings.connector("bench")() as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT origin_partition, epoch FROM prediction ORDER BY origin_partition, origin_offset")
+        return cursor.fetchall()
+
+
+def _second_model(settings: Settings) -> str:
+    """Register a model that differs from the bundled one by its temperature only; its version."""
+    engine = open_engine(artifact.bundled(), cache=settings.model_cache)
+    texts = [example.text for example in engine.card.examples]
+    examples = dict(zip(texts, engine.embed(texts), strict=True))
+    model = artifact.make(
+        engine.model.head, 1.1 * engine.card.temperature, engine.card.base,
+        dataset="bench", parent=engine.card.version, metrics={}, examples=examples,
+    )  # fmt: skip
+    folder = settings.data_folder / "second"
+    artifact.save(model, folder)
+    card = json.loads((folder / artifact.CARD).read_bytes())
+
+    def write(cursor: Any) -> list[Outgoing]:
+        registry.register(cursor, model.card.version, engine.card.version, card, folder)
+        return []
+
+    bus = settings.open_bus("bench")
+    bus.write(write)
+    bus.close()
+    return model.card.version
+
+
+async def _drive(
+    settings: Settings, texts: Sequence[str], rate: float, seconds: float, second: str
+) -> tuple[dict[str, float], dict[str, float], list[Seen], float]:
+    accepted: dict[str, float] = {}
+    sent: dict[str, float] = {}
+    seen: list[Seen] = []
+    swapped: list[float] = []
+    address = f"http://{settings.host}:{settings.port}"
+    limits = httpx.Limits(max_connections=32, max_keepalive_connections=32)
+    async with httpx.AsyncClient(base_url=address, timeout=30.0, limits=limits) as client:
+        listening = asyncio.create_task(_listen(address, seen))
+        await _warm(client, seen)
+        seen.clear()
+        began = time.perf_counter()
+        posts = set()
+        for number, text in enumerate(itertools.islice(itertools.cycle(texts), int(rate * seconds))):
+            due = began + number / rate
+            if (wait := due - time.perf_counter()) > 0:
+                await asyncio.sleep(wait)
+            task = asyncio.create_task(_post(client, f"{text} {number}", due, accepted, sent))
+            posts.add(task)
+            task.add_done_callback(posts.discard)
+            if not swapped and number >= rate * seconds / 2:
+                swapped.append(time.perf_counter())
+                promotion = asyncio.create_task(asyncio.to_thread(_promote, settings, second))
+        await asyncio.gather(*posts, promotion)
+        deadline = time.perf_counter() + DRAIN_S
+        while len({one.text_id for one in seen}) < len(accepted) and time.perf_counter() < deadline:
+            await asyncio.sleep(0.05)
+        listening.cancel()
+    return accepted, sent, [one for one in seen if one.text_id in accepted], swapped[0]
+
+
+async def _warm(client: httpx.AsyncClient, seen: list[Seen]) -> None:
+    while not seen:
+        await client.post("/v1/texts", json={"text": f"warming up at {time.time_ns()}"})
+        await asyncio.sleep(0.2)
+    await asyncio.sleep(1.0)
+
+
+async def _post(
+    client: httpx.AsyncClient, text: str, due: float, accepted: dict[str, float], sent: dict[str, float]
+) -> None:
+    answer = await client.post("/v1/texts", json={"text": text})
+    answer.raise_for_status()
+    text_id = answer.json()["accepted"][0]["text_id"]
+    accepted[text_id], sent[text_id] = time.perf_counter(), due
+
+
+async def _listen(address: str, seen: list[Seen]) -> None:
+    async with (
+        httpx.AsyncClient(base_url=address, timeout=httpx.Timeout(30.0, read=None)) as client,
+        client.stream("GET", "/v1/stream") as answer,
+    ):
+        name = ""
+        async for line in answer.aiter_lines():
+            if line.startswith("event: "):
+                name = line[7:]
+            elif line.startswith("data: ") and name == "prediction":
+                view = msgspec.json.decode(line[6:])
+                seen.append(Seen(view["text_id"], time.perf_counter(), view["model"], view["epoch"]))
+
+
+def _promote(settings: Settings, version: str) -> None:
+    bus = settings.open_bus("bench")
+    registry.promote(bus, version, actor="bench", reason="a swap under load", evidence={})
+    bus.close()
