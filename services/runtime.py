@@ -62,8 +62,10 @@ class Context:
             retry=Retry(ExponentialBackoff(cap=0.5, base=0.02), 3),
         )
 
-    def loop(self, group: str, *topics: str, max_records: int = 500, hooks: Hooks | None = None) -> Loop:
-        """The consumer loop of `group`, which this process joins under its slot."""
+    def loop(
+        self, group: str, *topics: str, max_records: int = 500, every_s: float = 0.0, hooks: Hooks | None = None
+    ) -> Loop:
+        """The consumer loop of `group`, which this process joins under its slot; see `Loop`."""
         return Loop(
             self.bus(),
             group,
@@ -72,6 +74,7 @@ class Context:
             Trips(self.connect, group),
             slot=self.slot,
             max_records=max_records,
+            every_s=every_s,
             hooks=hooks,
         )
 

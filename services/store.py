@@ -34,6 +34,8 @@ TOPICS: Final = (
     topics.dead(topics.FEEDBACK),
 )
 MAX_RECORDS: Final = 2_000
+EVERY_S: Final = 0.1
+"""Nobody waits for the rows: the live stream reads the log itself."""
 
 _NEWER: Final = """
 for i, key in ipairs(KEYS) do
@@ -52,7 +54,7 @@ def serve(context: Context) -> None:
     """Run the store until stopped."""
     latest = Latest(context.valkey())
     context.state = "running"
-    context.loop(GROUP, *TOPICS, max_records=MAX_RECORDS, hooks=Hooks(after=latest)).sink(store)
+    context.loop(GROUP, *TOPICS, max_records=MAX_RECORDS, every_s=EVERY_S, hooks=Hooks(after=latest)).sink(store)
 
 
 def store(records: Sequence[Record], cursor: Cursor) -> Sequence[Answer]:

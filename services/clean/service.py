@@ -10,6 +10,7 @@ from services.runtime import Context
 from services.stream import topics
 
 GROUP: Final = "clean"
+EVERY_S: Final = 0.01
 
 
 def serve(context: Context) -> None:
@@ -17,4 +18,4 @@ def serve(context: Context) -> None:
     languages = tuple(code.strip() for code in context.settings.languages.split(","))
     step = Clean(context.connect, context.valkey(), CleanSettings(languages=languages))
     context.state = "running"
-    context.loop(GROUP, topics.RAW).transform(step)
+    context.loop(GROUP, topics.RAW, every_s=EVERY_S).transform(step)

@@ -77,6 +77,12 @@ class Gateway:
             if cursor is None:
                 return
 
+    def metrics(self) -> str:
+        """All services' metrics in Prometheus' text format."""
+        answer = self._client.get("/metrics")
+        answer.raise_for_status()
+        return answer.text
+
     def feedback(self, prediction: Mapping[str, Any], label: str, annotator: str, sampled: bool) -> None:
         """Say what a prediction should have been, or that it is right."""
         body = {

@@ -31,6 +31,13 @@ class Sizes(msgspec.Struct, frozen=True):
     right: int
 
 
+class Rate(msgspec.Struct, frozen=True):
+    """What one service handled, and how many of its events it handles in a second of work."""
+
+    events: int
+    per_second: float
+
+
 class Report(msgspec.Struct, frozen=True):
     """What the demo showed. `before` and `after` are over the same texts, set aside before any reader acted."""
 
@@ -50,6 +57,7 @@ class Report(msgspec.Struct, frozen=True):
     model_after: str | None
     fresh: Sizes
     texts_per_second: float
+    services: dict[str, Rate]
     seconds: float
 
     @property
@@ -73,6 +81,8 @@ def show(report: Report, console: Console, data: Path) -> None:
         f"   ({report.texts_per_second:.0f} texts/s from raw to row)"
     )
     console.print("  " + ", ".join(f"{reason} {n}" for reason, n in sorted(a.reasons.items())))
+    rates = (f"{name} {rate.per_second:,.0f}/s" for name, rate in report.services.items())
+    console.print("  events in a second of each service's work: " + ", ".join(rates))
     console.rule("[bold]what the loop learned")
     table = Table("texts nobody corrected", "n", "before", "after", box=None)
     for part, (before, after) in report.by_part.items():

@@ -22,13 +22,14 @@ from typing import Any, Final
 import httpx
 import msgspec
 import numpy as np
+from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
 from services import status as status_
 from services.demo import readers
 from services.demo.readers import Gateway, Labelled
-from services.demo.report import Report, Sizes, page, show
-from services.settings import Settings
+from services.demo.report import Rate, Report, Sizes, page, show
+from services.settings import PREFIX, Settings
 from services.stream.database import transaction
 from services.supervisor.up import Up
 from services.trainer import gate, registry
@@ -47,7 +48,12 @@ def main(seed: int, data: Path) -> int:
     shutil.rmtree(data, ignore_errors=True)
     began = time.monotonic()
     settings = Settings(
-        database="", data=str(data.resolve()), port=_free_port(), retrain_after=RETRAIN_AFTER, partitions=2
+        database="",
+        data=str(data.resolve()),
+        models=os.environ.get(PREFIX + "MODELS", ""),
+        port=_free_port(),
+        retrain_after=RETRAIN_AFTER,
+        partitions=2,
     )
     with Up(settings, lambda line: console.print(f"[dim]{line}[/dim]")) as up, _watched(up):
         report = _loop(up.settings, seed, console.print, began)
@@ -115,6 +121,7 @@ def _loop(settings: Settings, seed: int, say: Callable[[str], None], began: floa
             sum(p["label"] == known[p["external_id"]].label for p in fresh),
         ),
         texts_per_second=round(status.account.taken / fed, 1),
+        services=_rates(gateway.metrics()),
         seconds=round(time.monotonic() - began, 1),
     )
 
@@ -161,6 +168,16 @@ def _decided(settings: Settings) -> registry.LedgerRow:
             return rows[-1]
         time.sleep(0.2)
     raise TimeoutError("the trainer has not decided in time; look at the log of trainer.0")
+
+
+def _rates(metrics: str) -> dict[str, Rate]:
+    found: dict[str, dict[str, float]] = {"tickerloop_events_total": {}, "tickerloop_step_seconds_sum": {}}
+    for family in text_string_to_metric_families(metrics):
+        for sample in family.samples:
+            if sample.name in found:
+                found[sample.name][sample.labels["group"]] = sample.value
+    events, seconds = found.values()
+    return {group: Rate(int(n), round(n / seconds[group], 1)) for group, n in sorted(events.items()) if n}
 
 
 def _ledger(settings: Settings) -> list[registry.LedgerRow]:

@@ -19,6 +19,7 @@ from services.stream.topics import MENTIONS
 
 GROUP: Final = "monitor"
 EMBEDDED: Final = "embedded"
+EVERY_S: Final = 0.2
 """Source of the embedded log's offsets: they lie in the database that counts them."""
 
 
@@ -53,7 +54,7 @@ def serve_embedded(context: Context, rules: Rules) -> None:
     def after(records: Sequence[Record]) -> None:
         idle.moved({record.partition for record in records}, steady_ms())
 
-    context.loop(GROUP, MENTIONS, hooks=Hooks(before=before, after=after)).sink(step)
+    context.loop(GROUP, MENTIONS, every_s=EVERY_S, hooks=Hooks(before=before, after=after)).sink(step)
 
 
 def close_silent(connect: Connect, partitions: Sequence[int], rules: Rules) -> None:

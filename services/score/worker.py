@@ -34,6 +34,7 @@ from services.trainer import registry
 
 GROUP: Final = "score"
 MAX_RECORDS: Final = 256
+EVERY_S: Final = 0.01
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ def serve(context: Context) -> None:
         context.address = server.address
         context.state = "running"
         hooks = Hooks(before=worker.follow, marks=worker.marks)
-        context.loop(GROUP, topics.CLEAN, max_records=MAX_RECORDS, hooks=hooks).transform(worker.step)
+        context.loop(GROUP, topics.CLEAN, max_records=MAX_RECORDS, every_s=EVERY_S, hooks=hooks).transform(worker.step)
 
 
 class Worker:
@@ -135,7 +136,13 @@ class Worker:
             connection.cursor() as cursor,
         ):
             folder = registry.fetch(cursor, version, settings.model_cache)
-        return open_engine(folder, device=settings.device, threads=settings.threads, share=self._engine())
+        return open_engine(
+            folder,
+            device=settings.device,
+            threads=settings.threads,
+            share=self._engine(),
+            cache=settings.model_cache,
+        )
 
     def _engine(self) -> Engine | None:
         return self._current.engine if self._current else None

@@ -11,6 +11,7 @@ import json
 import logging
 import random
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
@@ -69,10 +70,12 @@ class Loop:
         *,
         slot: int = 0,
         max_records: int = 500,
+        every_s: float = 0.0,
         hooks: Hooks | None = None,
     ) -> None:
+        """`every_s`: least seconds from one batch to the next, unless it was full; batches grow instead of commits."""
         self._bus, self._group, self._topics, self._stop, self._trips = bus, group, topics, stop, trips
-        self._slot, self._max_records, self._hooks = slot, max_records, hooks or Hooks()
+        self._slot, self._max_records, self._every_s, self._hooks = slot, max_records, every_s, hooks or Hooks()
 
     def transform(self, step: Transform) -> None:
         """Run a transforming step until stopped.
@@ -125,11 +128,14 @@ class Loop:
                     if batch is None:
                         backoff.reset()
                         continue
+                    due = time.monotonic() + self._every_s
                     with metrics.STEP_SECONDS.labels(self._group).time():
                         commit(consumer, batch)
                     backoff.reset()
                     metrics.EVENTS.labels(self._group).inc(len(batch.records))
                     self._hooks.after(batch.records)
+                    if len(batch.records) < self._max_records:
+                        self._stop.wait(max(0.0, due - time.monotonic()))
                 except Transient as error:
                     metrics.RETRIES.labels(self._group).inc()
                     level = logging.INFO if isinstance(error, Fenced) else logging.WARNING
