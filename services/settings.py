@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from services.score.base import default_cache
 from services.stream.bus import Bus
 from services.stream.database import Connect, connector
 from services.stream.errors import Misconfigured
@@ -30,7 +31,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     data: str = "var"
     """Folder for logs and caches."""
     models: str = ""
-    """Cache of model files; `<data>/models` when empty."""
+    """Cache of model files and of the exported encoder, shared by all data folders: the encoder is exported once per
+    machine. When empty, `tickerloop` in the user's cache folder."""
     deployment: str = "tickerloop"
     partitions: int = 4
     text_retention_s: int = 3 * DAY_MS // 1000
@@ -62,7 +64,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def model_cache(self) -> Path:
         """Where model files are cached by hash."""
-        return Path(self.models) if self.models else self.data_folder / "models"
+        return Path(self.models) if self.models else default_cache()
 
     def topics(self) -> tuple[Topic, ...]:
         """The catalogue under this deployment's retention."""

@@ -7,6 +7,7 @@ several threads.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
@@ -51,6 +52,7 @@ class OnnxEncoder:
     device = "cpu"
 
     def __init__(self, file: Path, threads: int = 0) -> None:
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else its builds report to Microsoft; read at the import
         import onnxruntime
 
         options = onnxruntime.SessionOptions()

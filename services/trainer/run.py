@@ -74,7 +74,7 @@ def train_once(settings: Settings, trigger: str, say: Say, seed: int = SEED) -> 
         run = _begin(connection, trigger, data)
         try:
             say(f"learning from {len(data.learn)} labels, measured on {len(data.measure)} held-out ones")
-            engine = open_engine(folder, device=settings.device, threads=settings.threads)
+            engine = open_engine(folder, device=settings.device, threads=settings.threads, cache=settings.model_cache)
             model, verdict = challenge(engine, data, seed)
             say(f"{verdict.champion.rate:.1%} → {verdict.challenger.rate:.1%} on held-out texts: {verdict.reason}")
             row = _record(bus, model, champion, verdict)
