@@ -17,7 +17,7 @@ from prometheus_client import start_http_server
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
-from services.settings import Settings
+from services.settings import LogLevel, Settings
 from services.stream.bus import Bus
 from services.stream.database import Connect, mapped, suppress_lost, transaction
 from services.stream.errors import Fatal, Transient
@@ -125,18 +125,22 @@ class Context:
             log.info("could not sign off: %s", error)
 
 
-def configure_logging(name: str) -> None:
-    """One line per message on standard error: time, level, service, message."""
+def configure_logging(name: str, level: LogLevel) -> None:
+    """One line per message on standard error: time, level, service, message.
+
+    Libraries are heard from WARNING on, since Kafka's clients tell of every connection; DEBUG shows all they say.
+    """
     logging.basicConfig(
-        level=os.environ.get("TICKERLOOP_LOG_LEVEL", "INFO").upper(),
+        level="WARNING" if level == "INFO" else level,
         format=f"%(asctime)s %(levelname)-7s {name} %(message)s",
         stream=sys.stderr,
     )
+    logging.getLogger("services").setLevel(level)
 
 
 def run(service: Callable[[Context], None], settings: Settings, name: str, slot: int = 0) -> int:
     """Run a service until SIGTERM or SIGINT; its exit code. A fatal error is logged in one line, not a traceback."""
-    configure_logging(f"{name}.{slot}")
+    configure_logging(f"{name}.{slot}", settings.log_level)
     context = Context(settings, name, slot)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: context.stop.set())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -17,6 +17,8 @@ from services.stream.errors import Misconfigured
 from services.stream.topics import DAY_MS, Topic, catalogue
 
 PREFIX: Final = "TICKERLOOP_"
+
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +32,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """redis://… of Valkey or Redis."""
     data: str = "var"
     """Folder for logs and caches."""
+    log_level: LogLevel = "INFO"
+    """DEBUG, INFO, WARNING or ERROR; DEBUG shows what the libraries say, too."""
     models: str = ""
     """Cache of model files and of the exported encoder, shared by all data folders: the encoder is exported once per
     machine. When empty, `tickerloop` in the user's cache folder."""

@@ -59,8 +59,8 @@ def serve(context: Context, rules: Rules) -> None:
         Fatal: see `services.stream.errors`; a lost record among them.
         Transient: a server is away at the start.
     """
-    for name in ("faust", "mode", "aiokafka", faust_transport.__name__):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    if context.settings.log_level != "DEBUG":
+        logging.getLogger(faust_transport.__name__).setLevel(logging.WARNING)  # inherits the driver's talk
     servers = urlsplit(context.settings.bus).netloc.split(",")
     with closing(Cluster(",".join(servers))) as cluster:
         source = f"{cluster.cluster_id()}/{cluster.topic_id(MENTIONS)}"
