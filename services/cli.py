@@ -18,6 +18,7 @@ import click
 import msgspec
 from psycopg2.extensions import cursor as Cursor
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from services.settings import PREFIX, Settings, from_environment
@@ -73,7 +74,7 @@ class Main(click.Group):
         try:
             return super().invoke(ctx)
         except TickerloopError as error:
-            notes.print(f"[red]tickerloop:[/red] {error}", highlight=False, markup=True)
+            notes.print(f"[red]tickerloop:[/red] {escape(str(error))}", highlight=False, markup=True)
             ctx.exit(EXIT_FATAL)
 
 
@@ -122,10 +123,11 @@ def up(bus: str, database: str, redis: str, data: str, host: str, port: int, rep
     if unknown:
         raise click.UsageError(f"--replicas: there is no service {', '.join(sorted(unknown))}")
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    with Up(wanted, lambda line: notes.print(f"[dim]up:[/dim] {line}", highlight=False), counts) as running:
-        notes.print(f"tickerloop is up: [bold]http://{host}:{port}[/bold]   logs in {data}/log   Ctrl-C stops")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: ends a start, however long it would take
+    with Up(wanted, lambda line: notes.print(f"[dim]up:[/dim] {escape(line)}", highlight=False), counts) as running:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        notes.print(f"tickerloop is up: [bold]http://{host}:{port}[/bold]   logs in {escape(data)}/log   Ctrl-C stops")
         running.watch(stop)
 
 
@@ -189,7 +191,7 @@ def _print_status(found: Any) -> None:
         if count:
             console.print(f"[yellow]{count:,} dead letters in {topic}[/yellow]; look: tickerloop dlq show {topic}")
     for group, reason in found.trips.items():
-        console.print(f"[red]{group} has tripped:[/red] {reason}; when mended: tickerloop dlq resume {group}")
+        console.print(f"[red]{group} has tripped:[/red] {escape(reason)}; when mended: tickerloop dlq resume {group}")
 
 
 @main.command()
@@ -405,7 +407,8 @@ def doctor(as_json: bool) -> None:
             sign = (
                 "[green]ok[/green]  " if check.ok else "[red]needs[/red]" if check.needed else "[yellow]no[/yellow]  "
             )
-            console.print(f"{sign} {check.name}: {check.finding}" + (f" → {check.remedy}" if check.remedy else ""))
+            remedy = f" → {check.remedy}" if check.remedy else ""
+            console.print(f"{sign} {check.name}: {escape(check.finding + remedy)}")
     sys.exit(any(check.needed and not check.ok for check in checks))
 
 

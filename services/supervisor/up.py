@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import json
 import os
+import socket
 import sys
 import threading
 import time
@@ -79,6 +80,7 @@ class Up:
     def __enter__(self) -> Up:
         with contextlib.ExitStack() as exits:
             exits.enter_context(_only_one(self._data))
+            _can_listen(self.settings.host, self.settings.port)
             self._start_servers(exits)
             self._prepare()
             exits.enter_context(_announced(self._data, self.settings))
@@ -185,6 +187,15 @@ def _only_one(data: Path) -> Iterator[None]:
         lock.write(str(os.getpid()))
         lock.flush()
         yield
+
+
+def _can_listen(host: str, port: int) -> None:
+    """Look before anything is started: the gateway alone would try again and again behind someone else's page."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        raise Misconfigured(f"the gateway can't listen on {host}:{port}: {error.strerror}; choose --port") from None
 
 
 @contextlib.contextmanager
