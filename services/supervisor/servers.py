@@ -92,19 +92,23 @@ class PostgresServer:
         password = secrets.token_urlsafe(24)
         secret.touch(mode=0o600)
         secret.write_text(password)
-        shutil.rmtree(self._data, ignore_errors=True)
-        self._data.mkdir(parents=True, mode=0o700)
-        handed = self._data.parent / f"{self._data.name}.handed"
+        # Beside its place, and moved there when whole: a first start that is cut short leaves nothing that looks whole.
+        for left in (self._data, *self._data.parent.glob(f"{self._data.name}.new*")):
+            shutil.rmtree(left, ignore_errors=True)
+        partial = self._data.with_name(f"{self._data.name}.new{os.getpid()}")
+        partial.mkdir(parents=True, mode=0o700)
+        handed = partial.with_name(f"{self._data.name}.handed")
         handed.touch(mode=0o600)
         handed.write_text(password)
         if self._user:
-            os.chown(self._data, self._user.pw_uid, self._user.pw_gid)
+            os.chown(partial, self._user.pw_uid, self._user.pw_gid)
             os.chown(handed, self._user.pw_uid, self._user.pw_gid)
         options = ["-U", "tickerloop", "-A", "scram-sha-256", f"--pwfile={handed}", "-E", "UTF8", "--locale=C"]
         try:
-            self._run([self._tool("initdb"), "-D", str(self._data), *options])
+            self._run([self._tool("initdb"), "-D", str(partial), *options])
         finally:
             handed.unlink()
+        partial.rename(self._data)
         return password
 
     def _tool(self, name: str) -> str:
