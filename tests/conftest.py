@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psycopg2
 import pytest
+from open_folder import open_folder
 
 from services.stream.database import migrate
 from services.supervisor.servers import PostgresServer, ValkeyServer
@@ -16,16 +17,20 @@ from services.supervisor.servers import PostgresServer, ValkeyServer
 _numbers = itertools.count()
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """For one test's servers; their logs stay in `tmp_path`."""
+    with open_folder(tmp_path) as found:
+        yield found
+
+
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    folder = tmp_path_factory.mktemp("postgres", numbered=True)
-    for parent in (folder, *folder.parents):
-        if parent.owner() == "root" and parent != Path("/"):
-            parent.chmod(parent.stat().st_mode | 0o011)
-    server = PostgresServer(folder / "data", folder / "logs")
-    server.start()
-    yield server
-    server.stop()
+    with open_folder(tmp_path_factory.mktemp("postgres")) as folder:
+        server = PostgresServer(folder / "data", folder / "logs")
+        server.start()
+        yield server
+        server.stop()
 
 
 @pytest.fixture(scope="session")
