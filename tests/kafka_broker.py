@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -51,14 +52,28 @@ def free_ports() -> int:
             return port
 
 
-@pytest.fixture(scope="session")
-def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """Skips where Java or Maven is missing, except in CI."""
+def need_kafka() -> None:
+    """Skip where Java or Maven is missing; in CI fail."""
     if not (shutil.which("java") and shutil.which("mvn")):
         if os.environ.get("CI") == "true":
             pytest.fail(MISSING)
         pytest.skip(MISSING)
-    broker = Broker(tmp_path_factory.mktemp("kafka"), free_ports())
+
+
+@contextmanager
+def fresh_broker(folder: Path) -> Iterator[Broker]:
+    """A broker that nothing was written to yet."""
+    broker = Broker(folder, free_ports())
     broker.start()
-    yield broker
-    broker.crash()  # nothing of it is kept, and a clean end writes out every topic first
+    try:
+        yield broker
+    finally:
+        broker.crash()  # nothing of it is kept, and a clean end writes out every topic first
+
+
+@pytest.fixture(scope="session")
+def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """Skips where Java or Maven is missing, except in CI."""
+    need_kafka()
+    with fresh_broker(tmp_path_factory.mktemp("kafka")) as broker:
+        yield broker

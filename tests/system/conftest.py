@@ -1,5 +1,16 @@
-"""The broker's fixture."""
+"""Where a loop that several tests share keeps its data."""
 
-from kafka_broker import kafka_broker
+from __future__ import annotations
 
-__all__ = ["kafka_broker"]
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from open_folder import open_folder
+
+
+@pytest.fixture(scope="module")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """For one module's loop."""
+    with open_folder(tmp_path_factory.mktemp("shared")) as found:
+        yield found

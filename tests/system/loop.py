@@ -10,10 +10,13 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
+import psutil
 import psycopg2
 import redis
 
@@ -28,18 +31,28 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def eventually(condition: Callable[[], Any], seconds: float, otherwise: str) -> Any:
+    """The first true answer of `condition`."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.1)
+    return found
+
+
 class TickerLoop:
-    """`tickerloop up` on a folder of its own."""
+    """`tickerloop up` on `data`, which lies in an `open_folder`."""
 
     def __init__(self, data: Path, bus: str = "embedded", settings: dict[str, str] | None = None) -> None:
         self.data, self.port = data, free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
         self.environment = os.environ | {"TICKERLOOP_DATA": str(data)} | (settings or {})
         self.log = data / "up.out"
         data.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(
                 [*COMMAND, "up", "--data", str(data), "--port", str(self.port), "--bus", bus],
-                stdout=out, stderr=out, env=self.environment,
+                stdout=out, stderr=out, env=self.environment, start_new_session=True,
             )  # fmt: skip
 
     def __enter__(self) -> TickerLoop:
@@ -50,7 +63,7 @@ class TickerLoop:
             with suppress(subprocess.CalledProcessError, KeyError):
                 states = {s["name"]: s["alive"] and s["state"] for s in self.status()["services"]}
                 if {"clean", "score", "store", "monitor", "gateway"} <= states.keys() and "starting" not in (
-                    states[name] for name in ("clean", "score", "store")
+                    states[name] for name in ("clean", "score", "store", "gateway")
                 ):
                     return self
             time.sleep(0.3)
@@ -66,10 +79,15 @@ class TickerLoop:
 
     def run(self, *arguments: str, timeout: float = 600) -> str:
         """A tickerloop command's standard output."""
-        done = subprocess.run(
-            [*COMMAND, *arguments], env=self.environment, capture_output=True, text=True, check=True, timeout=timeout
-        )
+        done = self.call(*arguments, timeout=timeout)
+        done.check_returncode()
         return done.stdout
+
+    def call(self, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+        """A tickerloop command, whatever it ends with."""
+        return subprocess.run(
+            [*COMMAND, *arguments], env=self.environment, capture_output=True, text=True, timeout=timeout
+        )
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         """A tickerloop command beside."""
@@ -92,6 +110,30 @@ class TickerLoop:
         with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
             cursor.execute(query)
             return cursor.fetchall()
+
+    def post(self, path: str, body: Any) -> dict[str, Any]:
+        """What the gateway answers when it takes `body`."""
+        answer = httpx.post(self.url + path, json=body, timeout=30)
+        answer.raise_for_status()
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def children(self) -> list[psutil.Process]:
+        """Every process of it but `up` itself."""
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def server(self, name: str) -> psutil.Process:
+        """The live embedded server whose program is named `name`."""
+        (found,) = (c for c in psutil.Process(self.process.pid).children() if c.name() == name)
+        return found
+
+    def wait_for_log(self, words: str, seconds: float = 30) -> None:
+        """Until `up` has said so."""
+        eventually(lambda: words in self.said(), seconds, f"up never said {words!r}")
+
+    def said(self) -> str:
+        """All that `up` wrote, without its colours and line breaks."""
+        return " ".join(self.log.read_text().split())
 
     def wipe_valkey(self) -> None:
         """Lose everything Valkey holds."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from kafka_broker import Broker, free_ports
+from kafka_broker import fresh_broker, need_kafka
+from system.account import ORDER, accounted, in_order
 from system.loop import Killer, TickerLoop
 from system.texts import Story, write
 
@@ -43,12 +43,8 @@ def _bus(kind: str, folder: Path) -> Iterator[str]:
     if kind == "embedded":
         yield kind
         return
-    broker = Broker(folder, free_ports())
-    broker.start()
-    try:
+    with fresh_broker(folder) as broker:
         yield f"kafka://{broker.bootstrap}"
-    finally:
-        broker.crash()
 
 
 def _run(path: Path, data: Path, kind: str, seed: int | None) -> Outcome:
@@ -87,7 +83,7 @@ def _outcome(loop: TickerLoop, killed: list[str]) -> Outcome:
         "SELECT t.external_id, p.label, p.positive - p.negative, p.tickers, p.model, p.epoch"
         " FROM prediction p JOIN text t USING (text_id)"
     )
-    order = loop.rows("SELECT origin_partition, origin_offset, position FROM prediction ORDER BY position")
+    order = loop.rows(ORDER)
     status = loop.status()
     return Outcome({row[0]: row[1:] for row in scored}, {(w[0], w[1]): w[2:] for w in windows}, status, order, killed)
 
@@ -95,42 +91,17 @@ def _outcome(loop: TickerLoop, killed: list[str]) -> Outcome:
 @pytest.mark.system
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("bus", KINDS)
-def test_kills_change_nothing(
-    request: pytest.FixtureRequest, bus: str, stream: tuple[Path, dict[str, Story]], tmp_path: Path
-) -> None:
+def test_kills_change_nothing(bus: str, stream: tuple[Path, dict[str, Story]], folder: Path) -> None:
     if bus == "kafka":
-        request.getfixturevalue("kafka_broker")  # skips, or fails in CI, where there is no Java
+        need_kafka()
     path, stories = stream
-    calm = _run(path, tmp_path / "calm", bus, None)
-    wild = _run(path, tmp_path / "wild", bus, SEED)
+    calm = _run(path, folder / "calm", bus, None)
+    wild = _run(path, folder / "wild", bus, SEED)
     assert len(wild.killed) >= KILLS
     for outcome in (calm, wild):
-        _accounted(outcome, stories)
-        _in_order(outcome)
+        accounted(outcome.status, outcome.scored, stories)
+        in_order(outcome.order)
     _equal(calm, wild, stories)
-
-
-def _accounted(outcome: Outcome, stories: dict[str, Story]) -> None:
-    sent = Counter(fate for story in stories.values() for fate in (story.fate,) for _ in story.ids)
-    scored = sum(story.fate == "scored" for story in stories.values())
-    account = outcome.status["account"]
-    assert account["taken"] == sum(sent.values())
-    assert account["scored"] == scored
-    assert account["rejected"] == sent["rejected"]
-    assert account["dead"] == sent["dead"]
-    assert account["duplicate"] == sent["scored"] - scored
-    assert outcome.status["waiting"] == 0
-    members = {i: name for name, story in stories.items() for i in story.ids}
-    once = Counter(members[i] for i in outcome.scored)
-    assert set(once.values()) == {1}, "of a cluster of copies exactly one is scored"
-    assert once.keys() == {name for name, story in stories.items() if story.fate == "scored"}
-
-
-def _in_order(outcome: Outcome) -> None:
-    last: dict[int, int] = defaultdict(lambda: -1)
-    for partition, offset, _ in outcome.order:
-        assert offset > last[partition], f"partition {partition}: {offset} stored after {last[partition]}"
-        last[partition] = offset
 
 
 def _equal(calm: Outcome, wild: Outcome, stories: dict[str, Story]) -> None:
