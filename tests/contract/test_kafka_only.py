@@ -335,6 +335,32 @@ def test_a_strangers_records_need_neither_key_nor_value(stage: Stage) -> None:
     assert [(r.key, r.value) for r in values(stage, stage.source, 2)] == [(b"k", b""), (b"", b"v")]
 
 
+class Bytes(str):
+    """A header's name that is sent as these Latin-1 bytes, as a client in another language may."""
+
+    def encode(self, *_: Any) -> bytes:
+        return super().encode("latin-1")
+
+
+@pytest.mark.parametrize("compression", [None, "gzip"])
+def test_a_header_whose_name_is_not_utf8_stops_nobody(stage: Stage, compression: str | None) -> None:
+    stranger = KafkaProducer(bootstrap_servers=stage.broker.bootstrap, compression_type=compression, linger_ms=200)
+    headers = [("héllo", b"1"), (Bytes("s\xe9nder"), b"\xff"), (Bytes("\xff"), b""), ("plain", b"2")]
+    for number in range(4):  # the name's bytes are in key and value as well, where they must stay
+        stranger.send(stage.source, b"s\xe9nder%d" % number, b"s\xe9nder", headers if number % 2 else [], partition=0)
+    stranger.close()
+    found = [("héllo", b"1"), ("s?nder", b"\xff"), ("?", b""), ("plain", b"2")]
+    records = values(stage, stage.source, 4)
+    assert [(r.key, r.value) for r in records] == [(b"s\xe9nder", b"s\xe9nder%d" % n) for n in range(4)]
+    # A broker that compresses anew puts U+FFFD itself.
+    headers_read = [[(name.replace("\ufffd", "?"), value) for name, value in r.headers] for r in records]
+    assert headers_read == [[], found, [], found]
+    member = stage.bus.consumer("g", [stage.source], 0)
+    drain(member, 4, lambda batch: member.transform(batch, stage.copy(batch)))
+    assert len(values(stage, stage.target, 4)) == 4
+    member.close()
+
+
 # ── sinks, outbox, journal ──────────────────────────────────────────────────────────────────────────────────────────
 
 

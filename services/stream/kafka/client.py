@@ -22,6 +22,9 @@ from kafka import TopicPartition as KafkaPartition
 from kafka import errors as kinds
 from kafka.errors import KafkaError  # type: ignore[import-untyped]
 from kafka.protocol.consumer import IsolationLevel, OffsetSpec  # type: ignore[import-untyped]
+from kafka.record import memory_records  # type: ignore[import-untyped]
+from kafka.record.default_records import DefaultRecordBatch  # type: ignore[import-untyped]
+from kafka.record.util import decode_varint  # type: ignore[import-untyped]
 
 from services.stream.bus import Record, TopicPartition
 from services.stream.errors import (
@@ -184,6 +187,46 @@ def consumer(bootstrap: str, group: str | None = None, instance: str | None = No
             metrics_enabled=False,
             **_COMMON,
         )
+
+
+class _AnyNames(DefaultRecordBatch):  # type: ignore[misc]
+    """A fetched batch that takes any bytes as the name of a header, as brokers and other clients do.
+
+    kafka-python calls a record corrupt whose header's name is not UTF-8, and would never get past it.
+    """
+
+    def _read_msg(self, *arguments: Any) -> Any:
+        try:
+            return super()._read_msg(*arguments)  # moves on only when it has read the whole record
+        except UnicodeDecodeError:
+            self._mend_names()
+            return super()._read_msg(*arguments)
+
+    def _mend_names(self) -> None:
+        """Put ? for each byte above ASCII in the names that aren't UTF-8: their lengths stay."""
+        buffer, at = self._buffer, self._pos
+        for _ in ("length", "attributes", "timestamp", "offset"):
+            _, at = decode_varint(buffer, at)
+        for _ in ("key", "value"):
+            at = _after(buffer, at)
+        count, at = decode_varint(buffer, at)
+        for _ in range(count):
+            size, start = decode_varint(buffer, at)
+            name = bytes(buffer[start : start + size])
+            try:
+                name.decode()
+            except UnicodeDecodeError:
+                buffer[start : start + size] = bytes(byte if byte < 0x80 else ord("?") for byte in name)
+            at = _after(buffer, start + size)
+
+
+def _after(buffer: bytearray, at: int) -> int:
+    """Where the nullable bytes that start `at` end."""
+    size, start = decode_varint(buffer, at)
+    return int(start + max(0, size))
+
+
+memory_records.DefaultRecordBatch = _AnyNames  # the one place that makes them; there is no setting
 
 
 def is_fenced(member: Any) -> bool:
