@@ -15,10 +15,8 @@ from services.gateway.core import SafeRequest, gateway_of
 from services.gateway.problems import SPECS, Problem, invalid, no_nul
 from services.gateway.queries import Filter, Latest, PredictionView, ReviewItem, Window
 from services.runtime import now_ms
-from services.stream.events import Label
+from services.stream.events import LAST_MS, Label
 
-LAST_MS: Final = 253_402_300_799_999
-"""The end of the year 9999."""
 MAX_WINDOWS: Final = 7 * 24 * 60
 
 _Id = Annotated[str, PathParameter(max_length=200)]

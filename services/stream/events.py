@@ -23,7 +23,9 @@ MAX_TEXT_CHARS: Final = 200_000
 
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 ShortText = Annotated[str, Meta(max_length=2_000)]
-Millis = Annotated[int, Meta(ge=0, le=253_402_300_799_999)]
+LAST_MS: Final = 253_402_300_799_999
+"""The end of the year 9999, where most calendars stop."""
+Millis = Annotated[int, Meta(ge=0, le=LAST_MS)]
 Probability = Annotated[float, Meta(ge=0.0, le=1.0)]
 
 

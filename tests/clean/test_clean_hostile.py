@@ -9,7 +9,7 @@ import pytest
 
 from services.clean.pipeline import Cleaned, CleanSettings, clean
 from services.stream.errors import Rejected
-from services.stream.events import MAX_TEXT_CHARS, Origin, RawText, decode, encode
+from services.stream.events import LAST_MS, MAX_TEXT_CHARS, CleanText, Origin, RawText, decode, encode
 
 ORIGIN = Origin("texts.raw", 0, 1)
 SETTINGS = CleanSettings()
@@ -58,6 +58,17 @@ def test_time_is_bounded(unit: str) -> None:
 def test_what_is_no_text_is_rejected(value: bytes) -> None:
     with pytest.raises(Rejected):
         decode(RawText, value)
+
+
+@pytest.mark.parametrize("received", [0, 1, LAST_MS])
+@pytest.mark.parametrize(
+    "published",
+    [None, 0, -1, 1e300, -1e300, 2**63, "9999-12-31T23:59:59Z", "0001-01-01T00:00:00+14:00", "never", "1e400", ""],
+)
+def test_absurd_times_make_a_text_that_the_next_step_takes(received: int, published: str | float | None) -> None:
+    result = clean(RawText(text="Steel output rose", published=published), received, ORIGIN, SETTINGS)
+    assert isinstance(result, Cleaned)
+    assert decode(CleanText, encode(result.text)) == result.text
 
 
 def test_brackets_within_a_text_are_only_brackets() -> None:

@@ -26,6 +26,7 @@ from kafka_broker import Broker, kafka_broker
 from services.stream.bus import Batch, Outgoing, Record, TopicPartition
 from services.stream.database import connector
 from services.stream.errors import Fenced, Misconfigured, Rejected, SlotTaken, Transient, Truncated
+from services.stream.events import LAST_MS
 from services.stream.kafka import KafkaBus
 from services.stream.kafka.outbox import Relay
 from services.stream.topics import Topic
@@ -333,6 +334,26 @@ def test_a_strangers_records_need_neither_key_nor_value(stage: Stage) -> None:
     stranger.send(stage.source, value=b"v", key=None, partition=0)
     stranger.close()
     assert [(r.key, r.value) for r in values(stage, stage.source, 2)] == [(b"k", b""), (b"", b"v")]
+
+
+def test_times_of_a_strangers_clock_are_times(stage: Stage) -> None:
+    name = f"{stage.deployment}.by-hand"  # made by someone who left the timestamps to the producers
+    configs = {"message.timestamp.type": "CreateTime", "message.timestamp.after.max.ms": str(2**63 - 1)}
+    with closing(KafkaAdminClient(bootstrap_servers=stage.broker.bootstrap)) as admin:
+        admin.create_topics({name: {"num_partitions": 1, "configs": configs}})
+        admin.wait_for_topics([name])
+    absurd = [0, 1, LAST_MS, LAST_MS + 1, 2**62]
+    with closing(KafkaProducer(bootstrap_servers=stage.broker.bootstrap)) as stranger:
+        for topic in (name, stage.source):
+            for at in absurd:
+                stranger.send(topic, b"%d" % at, timestamp_ms=at, partition=0).get(10)
+    bus = KafkaBus(
+        stage.broker.bootstrap, connector(stage.url, "test"), deployment=stage.deployment, topics=(Topic(name, None),)
+    )
+    with closing(bus), closing(bus.reader([name])) as reader:
+        found = [record.timestamp for _ in range(10) for record in reader.poll(0.5)]
+    assert found == [0, 1, LAST_MS, LAST_MS, LAST_MS]
+    assert all(abs(r.timestamp - time.time() * 1000) < 600_000 for r in values(stage, stage.source, len(absurd)))
 
 
 class Bytes(str):

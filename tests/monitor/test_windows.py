@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from monitor_kit import BASE, mention
 
 from services.monitor.windows import WINDOW_MS, Folded, Idle, Progress, Rules, Sighting, Tally, fold
+from services.stream.events import LAST_MS
 
 RULES = Rules()
 MINUTE = WINDOW_MS
@@ -54,6 +55,15 @@ def test_any_batching_and_any_redo_count_the_same(log: list[Sighting], reads: li
         upto = max(upto, min(len(log), begin + length))
     assert progress == whole.progress
     assert merged(parts) == merged([whole])
+
+
+@given(st.lists(st.tuples(st.sampled_from([0, 1, BASE, LAST_MS]), st.sampled_from([0, 1, BASE, LAST_MS])), max_size=9))
+def test_absurd_times_are_counted_like_any_other(times: list[tuple[int, int]]) -> None:
+    log = [Sighting(n, arrival, mention("A", at, 0.5)) for n, (arrival, at) in enumerate(times)]
+    folded = fold(Progress(), log, RULES)
+    assert sum(t.n for t in folded.counted.values()) + sum(folded.late.values()) == len(log)
+    assert 0 <= folded.progress.watermark <= LAST_MS
+    assert all(0 <= window.start <= LAST_MS for window in (*folded.counted, *folded.late))
 
 
 @given(sightings)

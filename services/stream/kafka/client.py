@@ -37,6 +37,7 @@ from services.stream.errors import (
     Transient,
     Truncated,
 )
+from services.stream.events import LAST_MS
 
 __all__ = ["IsolationLevel", "KafkaError", "KafkaPartition", "OffsetSpec", "kinds"]
 
@@ -309,12 +310,16 @@ def group_only(group: str) -> Any:
 
 
 def record_of(record: Any) -> Record:
-    """A record as read; any client may have left out key or value, or sent a header without one."""
+    """A record as read; any client may have left out key or value, or sent a header without one.
+
+    On a topic that somebody made without `message.timestamp.type=LogAppendTime` it also says when it arrived, in any
+    64-bit number: what is no `Millis` is brought to the nearest.
+    """
     return Record(
         record.topic,
         record.partition,
         record.offset,
-        record.timestamp,
+        min(max(record.timestamp, 0), LAST_MS),
         record.key or b"",
         record.value or b"",
         tuple((name, value or b"") for name, value in record.headers or ()),
