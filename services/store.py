@@ -87,10 +87,15 @@ def _decoded(records: Sequence[Record], topic: str, kind: type[E_], answers: lis
 
 
 def _dead_reason(record: Record) -> str:
+    """Group and reason of a dead letter; elsewhere headers are whatever a client put there, and mean nothing."""
     headers = dict(record.headers)
-    if "reason" not in headers:
+    if not record.topic.endswith(topics.DEAD_SUFFIX) or "reason" not in headers:
         return ""
-    return f"{headers.get('group', b'').decode()}:{headers['reason'].decode()}"
+    return f"{_word(headers.get('group', b''))}:{_word(headers['reason'])}"
+
+
+def _word(header: bytes) -> str:
+    return header.decode("utf-8", "replace").replace("\0", "\ufffd")
 
 
 def _insert_texts(cursor: Cursor, events: Sequence[CleanText]) -> None:

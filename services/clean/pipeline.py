@@ -44,13 +44,11 @@ def clean(raw: RawText, received_ms: int, origin: Origin, settings: CleanSetting
     marks += body_marks
     reason = length.refusal(body)
     if reason:
-        return _refused(
-            raw, identity, "boilerplate" if "cut:boilerplate" in body_marks and not body else reason, origin
-        )
+        return refused(raw, identity, "boilerplate" if "cut:boilerplate" in body_marks and not body else reason, origin)
 
     code = language.detect(body, raw.language)
     if code not in settings.languages:
-        return _refused(raw, identity, "language", origin, detail=code)
+        return refused(raw, identity, "language", origin, detail=code)
 
     body, kinds = privacy.mask(body)
     title, title_kinds = privacy.mask(title) if title else ("", ())
@@ -90,6 +88,16 @@ def _prepared(text: str) -> tuple[str, tuple[str, ...]]:
     return kept, marks
 
 
-def _refused(raw: RawText, identity: str, reason: str, origin: Origin, *, detail: str = "") -> RejectedText:
-    source = unicode.repair(raw.source)
-    return RejectedText(text_id=identity, reason=reason, detail=detail, source=source, text=raw.text, origin=origin)
+def refused(
+    raw: RawText, identity: str, reason: str, origin: Origin, *, detail: str = "", duplicate_of: str | None = None
+) -> RejectedText:
+    """A text that is not scored, as it came but for NUL, which PostgreSQL's text doesn't take."""
+    return RejectedText(
+        text_id=identity,
+        reason=reason,
+        detail=detail,
+        source=unicode.repair(raw.source),
+        text=raw.text.replace("\0", "\ufffd"),
+        duplicate_of=duplicate_of,
+        origin=origin,
+    )

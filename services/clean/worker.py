@@ -10,7 +10,7 @@ import redis
 from services.clean import entities
 from services.clean.claims import Candidate, Copy
 from services.clean.duplicates import Duplicates
-from services.clean.pipeline import Cleaned, CleanSettings, clean
+from services.clean.pipeline import Cleaned, CleanSettings, clean, refused
 from services.stream import topics
 from services.stream.bus import Outgoing, Record, check_size
 from services.stream.database import Connect
@@ -72,16 +72,8 @@ def _candidate(raw: RawText, cleaned: Cleaned) -> Candidate:
 
 
 def _refusal(raw: RawText, text: CleanText, copy: Copy) -> Answer:
-    event = RejectedText(
-        text_id=text.text_id,
-        reason=copy.reason,
-        source=text.source,
-        text=raw.text,
-        duplicate_of=copy.of,
-        origin=text.origin,
-    )
     try:
-        return [_outgoing(event)]
+        return [_outgoing(refused(raw, text.text_id, copy.reason, text.origin, duplicate_of=copy.of))]
     except Rejected as rejected:
         return rejected
 

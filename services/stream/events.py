@@ -75,7 +75,7 @@ class CleanText(Event, frozen=True, kw_only=True):
 
 
 class RejectedText(Event, frozen=True, kw_only=True):
-    """`texts.rejected`: a text that is not scored, as it came, and why."""
+    """`texts.rejected`: a text that is not scored, as it came (but for NUL), and why."""
 
     text_id: str
     reason: str

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 
 import redis
 from loop.conftest import Bench
 from loop.makers import clean_text, prediction, published, rejected
 
 from services import status, store
+from services.clean import service as clean
 from services.stream import topics
 from services.stream.bus import Outgoing
 from services.stream.loop import Hooks
@@ -50,6 +52,32 @@ def test_latest_is_by_event_time_and_survives_a_lost_valkey(bench: Bench) -> Non
     loop = context.loop(store.GROUP, *store.TOPICS, hooks=Hooks(after=dead))
     bench.run(lambda c: setattr(loop, "_stop", c.stop) or loop.sink(store.store), lambda: _stored(bench))
     assert bench.rows("SELECT count(*) FROM prediction") == [(3,)]
+
+
+def test_nul_goes_through_cleaning_and_the_store_and_is_in_no_row(bench: Bench) -> None:
+    names = {"source": "a\0b", "id": "x\0", "url": "http://\0x", "title": "Steel\0 outlook"}
+    scored, copied = ({"text": "Steel\0 output rose in May"} | names | {"id": i} for i in ("x\0", "y\0"))
+    refused = [{"text": "\0"} | names, {"text": "Der Gewinn ist nach der Warnung\0 gefallen"} | names | {"id": "z"}]
+    texts = [json.dumps(text).encode() for text in (scored, copied, *refused)]
+    bench.bus.publish([Outgoing(topics.RAW, b"k", value) for value in texts])
+    bench.run(clean.serve, lambda: bench.caught_up(clean.GROUP, topics.RAW))
+    bench.run(store.serve, lambda: _stored(bench))
+    account = status.collect(bench.settings).account
+    assert (account.taken, account.rejected, account.duplicate, account.dead) == (4, 2, 1, 0)
+    assert bench.rows("SELECT body, source FROM text") == [("Steel outlook\nSteel output rose in May", "ab")]
+    with closing(bench.bus.reader([topics.REJECTED])) as reader:
+        events = [record.value for record in reader.poll(1.0)]
+    assert len(events) == 3
+    assert not any(b"\\u0000" in event for event in events)
+
+
+def test_a_strangers_headers_are_not_the_accounts(bench: Bench) -> None:
+    odd = (("reason", b"\xff\0"), ("group", b"\0"))
+    bench.bus.publish([Outgoing(topics.RAW, b"k", b"{}", odd), Outgoing(topics.dead(topics.RAW), b"k", b"{", odd)])
+    bench.run(store.serve, lambda: _stored(bench))
+    account = status.collect(bench.settings).account
+    assert (account.taken, account.dead) == (1, 1)
+    assert account.reasons == {"\ufffd:\ufffd\ufffd": 1}
 
 
 def test_a_malformed_prediction_is_a_dead_letter_and_the_rest_is_stored(bench: Bench) -> None:
