@@ -40,7 +40,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     deployment: str = "tickerloop"
     partitions: int = 4
     text_retention_s: int = 3 * DAY_MS // 1000
+    """How long the topics with texts keep them."""
     retention_s: int = 30 * DAY_MS // 1000
+    """How long the topics of predictions and mentions keep them, and the id of a text is remembered as seen."""
     languages: str = "en,zh"
     """ISO 639-1 codes that are scored; others go to `texts.rejected`."""
     device: str = "auto"

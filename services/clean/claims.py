@@ -81,5 +81,14 @@ def settle(cursor: Cursor, copies: Mapping[str, Copy]) -> None:
         )
 
 
+def prune(cursor: Cursor, before_ms: int, limit: int) -> int:
+    """Forget ids that were claimed before `before_ms`, at most `limit`; how many."""
+    cursor.execute(
+        "DELETE FROM claim WHERE text_id IN (SELECT text_id FROM claim WHERE claimed_at < %s LIMIT %s)",
+        (before_ms, limit),
+    )
+    return cursor.rowcount
+
+
 def _position(one: Candidate) -> tuple[str, int, int]:
     return one.origin.topic, one.origin.partition, one.origin.offset

@@ -5,6 +5,8 @@ Where each claim lies, and why:
   counted twice in every aggregate, so a wiped cache must not bring it about; and the claims share a transaction, so
   the price of
   both is a few statements and one commit per batch.
+- An id is forgotten after `claims_s`, which outlasts its record in `texts.raw`, so that a redo still finds its claim.
+  Sent again later, the text is scored again, under the prediction id that it had.
 - *Near copies* of long texts (`near`) are in Valkey. A MinHash is recall from the start, and its keys are many.
 
 One advisory lock is held from the first statement to the commit: a cut-off copy and its whole have no key in common
@@ -25,8 +27,9 @@ from typing import Final
 import redis
 from psycopg2.errors import IdleInTransactionSessionTimeout
 from psycopg2.extensions import connection as Connection
+from psycopg2.extensions import cursor as Cursor
 
-from services.clean import stories
+from services.clean import claims, stories
 from services.clean.claims import Candidate, Copy, claim, settle
 from services.clean.near import Near, Question
 from services.stream.database import Connect, suppress_lost, transaction
@@ -37,18 +40,18 @@ LOCK: Final = 0x636C61696D
 
 PRUNE_EVERY_S: Final = 60
 PRUNE_ROWS: Final = 5_000
-"""At most, so that pruning never holds the lock for long."""
+"""At most of each table, so that pruning never holds the lock for long; while there is more, each batch goes on."""
 
 
 class Duplicates:
     """The claims of all clean workers. Not thread-safe."""
 
-    def __init__(self, connect: Connect, valkey: redis.Redis, copies_s: int) -> None:
+    def __init__(self, connect: Connect, valkey: redis.Redis, copies_s: int, claims_s: int) -> None:
         self._connect = connect
         self._connection: Connection | None = None
         self._near = Near(valkey, copies_s)
-        self._copies_ms = copies_s * 1000
-        self._pruned = 0.0
+        self._copies_ms, self._claims_ms = copies_s * 1000, claims_s * 1000
+        self._prune_at = 0.0
 
     def judge(self, candidates: Sequence[Candidate]) -> list[Copy | None]:
         """None for a text that is scored, in order. Asked again for the same records, the answers are the same.
@@ -85,10 +88,17 @@ class Duplicates:
                 if copy is not None:
                     copies[candidates[at].text_id] = copy
             settle(cursor, copies)
-            if time.monotonic() - self._pruned > PRUNE_EVERY_S:
-                stories.prune(cursor, max(one.received for one in candidates) - self._copies_ms, PRUNE_ROWS)
-                self._pruned = time.monotonic()
+            if time.monotonic() >= self._prune_at:
+                self._prune(cursor, max(one.received for one in candidates))
         return verdicts
+
+    def _prune(self, cursor: Cursor, newest_ms: int) -> None:
+        # By arrival, so that a replay finds what the first run found; no later than now, whatever a log's clock says.
+        newest_ms = min(newest_ms, time.time_ns() // 1_000_000)
+        dropped = stories.prune(cursor, newest_ms - self._copies_ms, PRUNE_ROWS)
+        forgotten = claims.prune(cursor, newest_ms - self._claims_ms, PRUNE_ROWS)
+        if max(dropped, forgotten) < PRUNE_ROWS:
+            self._prune_at = time.monotonic() + PRUNE_EVERY_S
 
     def _open(self) -> Connection:
         connection = self._connect()

@@ -23,6 +23,8 @@ class CleanSettings(msgspec.Struct, frozen=True):
     """Path of a company table; None takes the project's (`entities`)."""
     copies_s: int = 3 * DAY_S
     """How far apart in event time two equal texts are still one story."""
+    claims_s: int = 30 * DAY_S
+    """How long an id is remembered; longer than `texts.raw` keeps a record."""
 
 
 class Cleaned(NamedTuple):

@@ -16,6 +16,8 @@ EVERY_S: Final = 0.01
 def serve(context: Context) -> None:
     """Run until stopped."""
     languages = tuple(code.strip() for code in context.settings.languages.split(","))
-    step = Clean(context.connect, context.valkey(), CleanSettings(languages=languages))
+    # Twice: a log drops whole segments, so that a record outlasts its retention by up to one of them.
+    claims_s = max(context.settings.retention_s, 2 * context.settings.text_retention_s)
+    step = Clean(context.connect, context.valkey(), CleanSettings(languages=languages, claims_s=claims_s))
     context.state = "running"
     context.loop(GROUP, topics.RAW, every_s=EVERY_S).transform(step)

@@ -54,11 +54,12 @@ def place(cursor: Cursor, candidates: Sequence[Candidate], copies_ms: int) -> li
     return verdicts
 
 
-def prune(cursor: Cursor, before_ms: int, limit: int) -> None:
-    """Drop stories that were last told before `before_ms`, at most `limit`."""
+def prune(cursor: Cursor, before_ms: int, limit: int) -> int:
+    """Drop stories that were last told before `before_ms`, at most `limit`; how many."""
     cursor.execute(
         "DELETE FROM story WHERE text_id IN (SELECT text_id FROM story WHERE seen < %s LIMIT %s)", (before_ms, limit)
     )
+    return cursor.rowcount
 
 
 def _is_copy(one: Candidate, story: _Story, copies_ms: int) -> bool:

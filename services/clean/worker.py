@@ -29,7 +29,7 @@ class Clean:
     def __init__(self, connect: Connect, valkey: redis.Redis, settings: CleanSettings) -> None:
         entities.load(settings.companies)
         self._settings = settings
-        self._duplicates = Duplicates(connect, valkey, settings.copies_s)
+        self._duplicates = Duplicates(connect, valkey, settings.copies_s, settings.claims_s)
 
     def __call__(self, records: Sequence[Record]) -> Sequence[Answer]:
         """One answer per record, in order; the same ones when asked again.

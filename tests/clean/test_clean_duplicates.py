@@ -88,6 +88,37 @@ def test_old_stories_are_pruned_and_claims_are_not(step: Fates, new_step: Callab
         assert cursor.fetchone() == (1, 2)
 
 
+def test_old_claims_are_forgotten_a_few_at_a_time(
+    step: Fates, new_step: Callable[[], Fates], database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [f"Halvorsen Marine lost {n}00 containers in a storm" for n in range(5)]
+    assert step(*(record(text, id=str(n)) for n, text in enumerate(texts))) == ["clean"] * 5
+    monkeypatch.setattr(duplicates, "PRUNE_ROWS", 2)
+    later = new_step()
+    left = []
+    with closing(psycopg2.connect(database)) as connection, connection.cursor() as cursor:
+        connection.autocommit = True
+        for n in range(4):
+            assert later(record(f"Denmoor opens port number {n}", at=NOW + 31 * DAY)) == ["clean"]
+            cursor.execute("SELECT count(*) FROM claim WHERE claimed_at = %s", (NOW,))
+            left.append(cursor.fetchone())
+    assert left == [(3,), (1,), (0,), (0,)]
+    assert later(record(texts[0], id="0", at=NOW + 31 * DAY)) == ["clean"]
+
+
+def test_a_record_from_the_future_forgets_nothing(step: Fates, new_step: Callable[[], Fates]) -> None:
+    now = time.time_ns() // 1_000_000
+    assert step(record(STORY, id="a", at=now)) == ["clean"]
+    assert new_step()(record("Denmoor opens a port", at=now + 400 * DAY)) == ["clean"]
+    assert step(record(STORY, id="a", at=now)) == ["duplicate:id"]
+
+
+def test_pruning_is_an_index_scan(database: str) -> None:
+    with closing(psycopg2.connect(database)) as connection, connection.cursor() as cursor:
+        cursor.execute("SET enable_seqscan = off; EXPLAIN SELECT text_id FROM claim WHERE claimed_at < 1 LIMIT 5")
+        assert "claim_claimed_at" in str(cursor.fetchall())
+
+
 @pytest.mark.parametrize("wipe", [False, True])
 def test_two_workers_never_score_two_copies(new_step: Callable[[], Fates], valkey_url: str, wipe: bool) -> None:
     rng = random.Random(5)
