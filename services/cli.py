@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from services.settings import PREFIX, Settings, from_environment
+from services.settings import PREFIX, Settings, from_environment, settings_of
 from services.stream.errors import TickerloopError
 
 EXIT_FATAL: Final = 3
@@ -117,7 +117,7 @@ def up(bus: str, database: str, redis: str, data: str, host: str, port: int, rep
     folder = str(Path(data).resolve())
     chosen = {"bus": bus, "database": database, "redis": redis, "data": folder, "host": host, "port": str(port)}
     known = {field.name for field in msgspec.structs.fields(Settings)}
-    wanted = msgspec.convert({k: v for k, v in (base | chosen).items() if k in known}, Settings, strict=False)
+    wanted = settings_of({k: v for k, v in (base | chosen).items() if k in known})
     counts = {name: int(count) for name, _, count in (part.partition("=") for part in replicas)}
     unknown = set(counts) - set(ENTRIES)
     if unknown:

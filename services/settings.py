@@ -22,7 +22,7 @@ LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """Every setting, named `TICKERLOOP_<NAME>` in the environment."""
+    """Every setting, named `TICKERLOOP_<NAME>` in the environment; the gateway's limits are in `gateway.limits`."""
 
     database: str
     """postgresql://… of the application's database."""
@@ -38,7 +38,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Cache of model files and of the exported encoder, shared by all data folders: the encoder is exported once per
     machine. When empty, `tickerloop` in the user's cache folder."""
     deployment: str = "tickerloop"
+    """Prefix of every name in servers that may be shared: consumer groups, transactional ids, connections."""
     partitions: int = 4
+    """Of each topic that is created, and so the most replicas of a service that have work."""
     text_retention_s: int = 3 * DAY_MS // 1000
     """How long the topics with texts keep them."""
     retention_s: int = 30 * DAY_MS // 1000
@@ -52,7 +54,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     retrain_after: int = 200
     """New training examples that trigger a retraining."""
     host: str = "127.0.0.1"
+    """Address that the gateway, the score worker and the metrics listen on."""
     port: int = 8080
+    """Port of the gateway; 0 takes a free one."""
     score_port: int = 0
     """Port of the score worker's own HTTP; 0 takes a free one and announces it."""
     feeds: str = ""
@@ -117,6 +121,15 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> Settings:
         raise Misconfigured(
             "no database is named: start everything with `tickerloop up`, or set TICKERLOOP_DATABASE=postgresql://…"
         )
+    return settings_of(given)
+
+
+def settings_of(given: Mapping[str, str]) -> Settings:
+    """The settings from texts by name.
+
+    Raises:
+        Misconfigured: a value is of the wrong type; the message names the variable.
+    """
     try:
         return msgspec.convert(given, Settings, strict=False)
     except msgspec.ValidationError as error:

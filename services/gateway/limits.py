@@ -39,17 +39,23 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Read from `TICKERLOOP_GATEWAY_<NAME>`; the defaults let one machine's own tools through and stop a runaway."""
 
     body_bytes: int = 8_000_000
+    """Largest body of a request."""
     batch_items: int = 10_000
+    """Most texts in one request."""
     rate: float = 5_000.0
     """Requests and texts a second, per client address."""
     burst: float = 50_000.0
+    """How many of them at once, after a pause."""
     queue_events: int = 50_000
     """Texts that wait for the log before 429."""
     queue_bytes: int = 64_000_000
+    """Bytes of such texts before 429."""
     streams: int = 1_000
+    """Live streams open at once."""
     stream_queue: int = 2_000
     """Events that wait for one slow stream before it is closed."""
     heartbeat_s: float = 15.0
+    """Longest silence on a live stream, in seconds; proxies cut silent connections."""
 
 
 def limits_from(environment: Mapping[str, str] = os.environ) -> Limits:
