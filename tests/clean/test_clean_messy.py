@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
+from services.demo import readers
+
 from .conftest import Fates, record
 
-PATH = Path("services/demo/parts/messy.jsonl")
-ROWS = [json.loads(line) for line in PATH.read_text(encoding="utf-8").splitlines()] if PATH.exists() else []
+EXPECTED = {label.id: label.expect for label in readers.labels().values() if label.part == "messy"}
+ROWS = [text for text in map(json.loads, readers.lines("stream.jsonl")) if text["id"] in EXPECTED]
 
 FATES = {
     "scored": {"clean"},
@@ -21,12 +22,8 @@ FATES = {
     "rejected:length": {"too_short"},
     "rejected:language": {"language"},
 }
-LABELLED_WRONG = {
-    "messy-302": {"clean"},  # 107,200 characters are within `events.MAX_TEXT_CHARS`
-}
 
 
-@pytest.mark.skipif(not ROWS, reason="the demo's texts are not there")
 @pytest.mark.parametrize("batch", [1, 302])
 def test_every_text_meets_its_fate(new_step: Callable[[], Fates], batch: int) -> None:
     step = new_step()
@@ -36,9 +33,10 @@ def test_every_text_meets_its_fate(new_step: Callable[[], Fates], batch: int) ->
         fates += step(
             *(record(row["text"], **{k: row[k] for k in ("id", "source", "title") if k in row}) for row in part)
         )
+    assert len(ROWS) == len(EXPECTED) == 302
     wrong = [
-        (row["id"], row["expect"], fate)
+        (row["id"], EXPECTED[row["id"]], fate)
         for row, fate in zip(ROWS, fates, strict=True)
-        if fate not in LABELLED_WRONG.get(row["id"], FATES[row["expect"]])
+        if fate not in FATES[EXPECTED[row["id"]]]
     ]
     assert not wrong
