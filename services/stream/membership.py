@@ -149,6 +149,7 @@ class Member:
                 (self.group, SESSION_TIMEOUT_S),
             )
             (members,) = cursor.fetchone() or (1,)
+        self._let_go_of_moved()
         share = -(-len(self.places) // max(1, members))
         for place in sorted(self.leases)[share:]:
             self.release(place)
@@ -158,6 +159,14 @@ class Member:
                 return
             if place not in self.leases:
                 self._acquire(place)
+
+    def _let_go_of_moved(self) -> None:
+        """Partitions that a `seek` moved under us: a commit would find out, but where nothing comes there is none."""
+        with mapped(), self.connection.cursor() as cursor:
+            cursor.execute("SELECT topic, partition, generation FROM log.position WHERE grp = %s", (self.group,))
+            now = {TopicPartition(topic, partition): generation for topic, partition, generation in cursor.fetchall()}
+        for place in [place for place, lease in self.leases.items() if now.get(place) != lease.generation]:
+            self.release(place)
 
     def _acquire(self, place: TopicPartition) -> None:
         with mapped(), self.connection.cursor() as cursor:
