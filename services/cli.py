@@ -103,7 +103,7 @@ def main(context: click.Context) -> None:
 @click.option("--redis", default="", help="redis://… of a server of yours; default: an embedded Valkey")
 @click.option("--data", default=lambda: os.environ.get(PREFIX + "DATA", "var"), help="folder for data, logs and caches")
 @click.option("--host", default="127.0.0.1", show_default=True, help="address the gateway listens on")
-@click.option("--port", default=8080, show_default=True, help="port of the gateway")
+@click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="port of the gateway")
 @click.option("--replicas", multiple=True, metavar="SERVICE=N", help="run several of a service, e.g. score=2")
 def up(bus: str, database: str, redis: str, data: str, host: str, port: int, replicas: tuple[str, ...]) -> None:
     """Run everything on this machine until Ctrl-C.
@@ -284,6 +284,7 @@ def replay(group: str, topic: str, start: str) -> None:
     """Move consumer group GROUP on TOPIC, to read again or to skip. Stop its service first on Kafka."""
     from services import deadletters
 
+    deadletters.check_reads(group, topic)
     with closing(settings().open_bus("replay")) as bus:
         goal = deadletters.positions(bus, topic, start)
         bus.seek(group, goal)

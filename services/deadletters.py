@@ -11,10 +11,11 @@ from typing import Any, Final
 import msgspec
 
 from services.settings import Settings
+from services.status import GROUPS
 from services.stream.bus import Bus, Headers, Outgoing, Record, TopicPartition
 from services.stream.database import transaction
 from services.stream.errors import Misconfigured
-from services.stream.topics import DEAD_SUFFIX, dead
+from services.stream.topics import DEAD_SUFFIX, MENTIONS, dead
 
 OWN_HEADERS: Final = frozenset({"reason", "detail", "group", "origin"})
 REPLAY_BATCH: Final = 500
@@ -110,6 +111,19 @@ def resume(settings: Settings, group: str) -> bool:
     with closing(settings.connector("dlq")()) as connection, transaction(connection), connection.cursor() as cursor:
         cursor.execute("DELETE FROM trip WHERE grp = %s", (group,))
         return bool(cursor.rowcount)
+
+
+def check_reads(group: str, topic: str) -> None:
+    """A position of a group that nobody is would be kept, and nothing would come of it.
+
+    Raises:
+        Misconfigured: there is no such group, or it doesn't read the topic.
+    """
+    groups = GROUPS | {"monitor": (MENTIONS,)}
+    if group not in groups:
+        raise Misconfigured(f"there is no group {group}; the groups are {', '.join(groups)}")
+    if topic not in groups[group]:
+        raise Misconfigured(f"{group} doesn't read {topic}; it reads {', '.join(groups[group])}")
 
 
 def positions(bus: Bus, topic: str, start: str) -> dict[TopicPartition, int]:
