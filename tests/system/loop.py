@@ -111,6 +111,12 @@ class TickerLoop:
             cursor.execute(query)
             return cursor.fetchall()
 
+    def execute(self, *statements: str) -> None:
+        """Change its database behind its back."""
+        with closing(psycopg2.connect(self.settings()["TICKERLOOP_DATABASE"])) as connection, connection:
+            for statement in statements:
+                connection.cursor().execute(statement)
+
     def post(self, path: str, body: Any) -> dict[str, Any]:
         """What the gateway answers when it takes `body`."""
         answer = httpx.post(self.url + path, json=body, timeout=30)
