@@ -97,19 +97,19 @@ def main(context: click.Context) -> None:
     context.obj = settings
 
 
-@main.command()
+@main.command(context_settings={"auto_envvar_prefix": PREFIX.rstrip("_")})
 @click.option("--bus", default="embedded", show_default=True, help="embedded, or kafka://host:port")
 @click.option("--database", default="", help="postgresql://… of a server of yours; default: an embedded one")
 @click.option("--redis", default="", help="redis://… of a server of yours; default: an embedded Valkey")
-@click.option("--data", default=lambda: os.environ.get(PREFIX + "DATA", "var"), help="folder for data, logs and caches")
+@click.option("--data", default="var", show_default=True, help="folder for data and logs")
 @click.option("--host", default="127.0.0.1", show_default=True, help="address the gateway listens on")
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="port of the gateway")
 @click.option("--replicas", multiple=True, metavar="SERVICE=N", help="run several of a service, e.g. score=2")
 def up(bus: str, database: str, redis: str, data: str, host: str, port: int, replicas: tuple[str, ...]) -> None:
     """Run everything on this machine until Ctrl-C.
 
-    A service that dies is restarted. The first start takes some seconds: it creates the database and builds the int8
-    model.
+    Each option may be given by its variable instead (TICKERLOOP_BUS, ...), as may every other setting. A service
+    that dies is restarted. The first start takes some seconds: it creates the database and builds the int8 model.
     """
     from services.supervisor.up import Up
 
@@ -118,7 +118,10 @@ def up(bus: str, database: str, redis: str, data: str, host: str, port: int, rep
     chosen = {"bus": bus, "database": database, "redis": redis, "data": folder, "host": host, "port": str(port)}
     known = {field.name for field in msgspec.structs.fields(Settings)}
     wanted = settings_of({k: v for k, v in (base | chosen).items() if k in known})
-    counts = {name: int(count) for name, _, count in (part.partition("=") for part in replicas)}
+    try:
+        counts = {name: int(count) for name, _, count in (part.partition("=") for part in replicas)}
+    except ValueError:
+        raise click.UsageError("--replicas takes SERVICE=N, e.g. score=2") from None
     unknown = set(counts) - set(ENTRIES)
     if unknown:
         raise click.UsageError(f"--replicas: there is no service {', '.join(sorted(unknown))}")
