@@ -89,8 +89,10 @@ class Stack:
         environment = {"TICKERLOOP_DATA": data[1]} | {k: self._value(v) for k, v in spec["environment"].items()}
         for key, value in environment.items():
             environment[key] = str(mounts.get(value, value))
+        published = [mapping.rpartition(":")[2] for mapping in spec.get("ports", [])]
+        assert published == [environment["TICKERLOOP_PORT"]] if "TICKERLOOP_PORT" in environment else not published
         for key in PORTS:
-            if key in environment:
+            if environment.get(key, "0") != "0":
                 environment[key] = str(free_port())
         path = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": environment["TICKERLOOP_DATA"]}
         return Container(name, spec, path | environment, self._folder)

@@ -18,6 +18,8 @@ from system.texts import write
 pytestmark = [pytest.mark.system, pytest.mark.kafka]
 
 COUNT = 3_000
+OUTAGE_S = 20
+"""Longer than a Kafka client waits by itself, so that our own errors and retries come into play."""
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +81,7 @@ def test_a_broker_killed_in_the_middle_of_a_stream_loses_nothing(
     eventually(lambda: loop.rows(query)[0][0] >= goal, 60, "no progress")
     assert feeding.poll() is None
     broker.crash()
-    time.sleep(5)
+    time.sleep(OUTAGE_S)
     done = loop.call("status")
     assert done.returncode == 3 and "Connection refused" in done.stderr, "while it is away, status says so"
     broker.start()
