@@ -1,6 +1,6 @@
 """The accept thread: what waits is published in one transaction, so that many small requests share one fsync.
 
-Nothing waits for company: while one transaction commits, the next one's texts gather.
+The first text waits for nothing; while one transaction commits, and at least `GATHER_S`, the next one's texts gather.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
@@ -17,6 +18,7 @@ from services.gateway.problems import Problem, unavailable
 from services.stream.bus import Bus, Outgoing
 from services.stream.errors import Fatal, TickerloopError, Transient
 
+GATHER_S: Final = 0.005
 GROUP_EVENTS: Final = 5_000
 GROUP_BYTES: Final = 16_000_000
 """Bounds one transaction; a single request is never split, so that nothing of it is half kept."""
@@ -78,6 +80,7 @@ class Acceptor:
 
     def _run(self) -> None:
         while group := self._take():
+            due = time.monotonic() + GATHER_S
             error: Exception | None = None
             try:
                 self._bus.publish([event for pending in group for event in pending.events])
@@ -93,6 +96,7 @@ class Acceptor:
                 log.exception("the accept thread failed")
                 error = defect
             self._settle(group, error)
+            time.sleep(max(0.0, due - time.monotonic()))
 
     def _take(self) -> list[_Pending]:
         with self._changed:

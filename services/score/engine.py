@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
@@ -22,6 +23,8 @@ from services.score.tokens import Tokenizer, Tokens
 from services.stream.errors import Misconfigured, Rejected
 from services.stream.events import LABELS, Label
 
+SMALL: Final = 128
+"""Tokens below which a batch isn't split for a free core."""
 GPU_BUDGET: Final = 16_384
 """Tokens of a batch on a GPU, which is idle at a CPU's."""
 
@@ -47,19 +50,18 @@ class Encoder(Protocol):
 
 
 class OnnxEncoder:
-    """The exported encoder on the CPU. `threads` 0 takes all cores."""
+    """The exported encoder on the CPU. Each `run` takes one core: batches side by side don't wait for each other, as
+    threads within a batch do."""
 
     device = "cpu"
 
-    def __init__(self, file: Path, threads: int = 0) -> None:
+    def __init__(self, file: Path) -> None:
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else its builds report to Microsoft; read at the import
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = 1
         options.log_severity_level = 3
-        # Idle threads would spin through the moments between batches and take the cores from the other services.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
     def run(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -75,6 +77,14 @@ class Runtime(NamedTuple):
     encoder: Encoder
     tokenizer: Tokenizer
     budget: int
+    """Most tokens of a batch."""
+    lanes: int
+    """Batches that run side by side."""
+    pool: Executor
+
+    def budget_for(self, tokens: int) -> int:
+        """What keeps every lane busy when `tokens` are all there is."""
+        return min(self.budget, max(SMALL, -(-tokens // self.lanes)))
 
 
 def open_runtime(base: Base, *, device: str = "auto", threads: int = 0, cache: Path | None = None) -> Runtime:
@@ -87,8 +97,17 @@ def open_runtime(base: Base, *, device: str = "auto", threads: int = 0, cache: P
     if _on_gpu(device):
         from services.score.features import TorchEncoder  # imports torch
 
-        return Runtime(base.files.key, TorchEncoder(base.folder, "cuda"), tokenizer, GPU_BUDGET)
-    return Runtime(base.files.key, OnnxEncoder(exported(base, cache), threads), tokenizer, BUDGET)
+        return _runtime(base, TorchEncoder(base.folder, "cuda"), tokenizer, GPU_BUDGET, 1)
+    return _runtime(base, OnnxEncoder(exported(base, cache)), tokenizer, BUDGET, threads or _cores())
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _runtime(base: Base, encoder: Encoder, tokenizer: Tokenizer, budget: int, lanes: int) -> Runtime:
+    return Runtime(base.files.key, encoder, tokenizer, budget, lanes, ThreadPoolExecutor(lanes, "encoder"))
 
 
 def _on_gpu(device: str) -> bool:
@@ -191,17 +210,22 @@ def embed(runtime: Runtime, texts: Sequence[str]) -> np.ndarray:
 
 
 def _features(runtime: Runtime, tokens: Sequence[Tokens]) -> np.ndarray:
-    rows: dict[int, np.ndarray] = {}
-    for batch in plan([len(found.ids) for found in tokens], runtime.budget):
-        width = len(tokens[batch[-1]].ids)
+    lengths = [len(found.ids) for found in tokens]
+    batches = plan(lengths, runtime.budget_for(sum(lengths)))
+
+    def run(batch: Sequence[int]) -> np.ndarray:
+        width = lengths[batch[-1]]
         ids = np.zeros((len(batch), width), np.int64)
         mask = np.zeros_like(ids)
         for row, index in enumerate(batch):
-            found = tokens[index].ids
-            ids[row, : len(found)] = found
-            mask[row, : len(found)] = 1
-        rows.update(zip(batch, runtime.encoder.run(ids, mask), strict=True))
-    return np.stack([rows[index] for index in range(len(tokens))])
+            ids[row, : lengths[index]] = tokens[index].ids
+            mask[row, : lengths[index]] = 1
+        return runtime.encoder.run(ids, mask)
+
+    found = np.concatenate(list(runtime.pool.map(run, batches)))
+    features = np.empty_like(found)
+    features[[index for batch in batches for index in batch]] = found
+    return features
 
 
 def _answers(probabilities: np.ndarray, tokens: Sequence[Tokens]) -> list[Scored]:

@@ -25,9 +25,8 @@ from services.stream.errors import Fenced, Misconfigured, Transient, Truncated
 from services.stream.membership import Lease, Member
 from services.stream.topics import Topic, catalogue
 
-POLL_S: Final = 0.1
-"""Longest sleep between two looks when no notice comes."""
-NOTIFY_EVERY_S: Final = 0.002
+POLL_S: Final = 0.5
+"""Longest sleep between two looks when no notice comes: its writer died between commit and notice."""
 FETCH_BYTES: Final = 8_000_000
 FETCH_CHUNKS: Final = 512
 
@@ -70,7 +69,6 @@ class PostgresBus:
         self._topics = {topic.name: topic for topic in topics}
         self._connection: Connection | None = None
         self._counts: dict[str, int] = {}
-        self._notified: dict[str, float] = {}
 
     # ── topics ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -149,12 +147,10 @@ class PostgresBus:
         return pack(events, places)
 
     def notify(self, connection: Connection, chunks: Sequence[Chunk]) -> None:
-        """Wake readers, at most once per topic in `NOTIFY_EVERY_S`; polling covers what is left out or lost."""
-        now = time.monotonic()
-        topics = [t for t in {c.place.topic for c in chunks} if now - self._notified.get(t, 0.0) > NOTIFY_EVERY_S]
+        """Wake readers, after the commit: a notice inside it would make all commits of the database queue up."""
+        topics = sorted({chunk.place.topic for chunk in chunks})
         if not topics:
             return
-        self._notified.update(dict.fromkeys(topics, now))
         with suppress_lost(), connection.cursor() as cursor:
             cursor.execute("SELECT pg_notify(unnest(%s::text[]), '')", (topics,))
 
