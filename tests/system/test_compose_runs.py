@@ -7,6 +7,7 @@ ports that only one process may have on one machine are handed out afresh. Every
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -118,6 +119,7 @@ def stack(postgres: Any, folder: Path) -> Iterator[Stack]:
     with ExitStack() as held:
         broker = held.enter_context(fresh_broker(folder / "kafka"))
         valkey = held.enter_context(closing(Valkey(compose["services"]["valkey"], login.password, folder)))
+        valkey.check(login.password)
         hosts = {
             "kafka:9092": broker.bootstrap,
             "postgres:5432": f"{login.hostname}:{login.port}",
@@ -143,7 +145,12 @@ class Valkey:
         command[-1] = command[-1].replace("valkey-server -", f"valkey-server --port {self.port} -")
         environment = {"PATH": f"{server.parent}:/usr/bin:/bin", "VALKEY_PASSWORD": password}
         with (folder / "valkey.log").open("wb") as log:
-            self._process = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                command, env=environment, cwd=folder, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def check(self, password: str) -> None:
+        """It answers who knows the password, and nobody else."""
         eventually(lambda: self._answers(password), 20, "Valkey does not start")
         with pytest.raises(redis.AuthenticationError), closing(redis.Redis(port=self.port)) as stranger:
             stranger.ping()
@@ -154,7 +161,7 @@ class Valkey:
         return False
 
     def close(self) -> None:
-        self._process.kill()
+        os.killpg(self._process.pid, signal.SIGKILL)  # the shell and, below it, the server
         self._process.wait()
 
 
