@@ -139,6 +139,9 @@ def up(bus: str, database: str, redis: str, data: str, host: str, port: int, rep
 @click.option("--slot", default=0, show_default=True, help="which replica this is; two live ones may not share a slot")
 def run(service: str, slot: int) -> None:
     """Run one service alone; it finds its servers by TICKERLOOP_DATABASE, _BUS and _REDIS."""
+    # One thread for numpy's products: they are small, and threads that wait for each other by spinning take cores from
+    # everything else. Read when numpy is imported.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from services import runtime
 
     module = import_module(ENTRIES[service])

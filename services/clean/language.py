@@ -78,7 +78,7 @@ def detect(text: str, claimed: str | None = None) -> str:
     english, foreign = len(unique & _ENGLISH), len(unique & _FOREIGN)
     if english > foreign or len(tokens) < 4:
         return "en"
-    code, probability = _identifier().classify(text)
+    code, probability = load().classify(text)
     if code != "en" and probability >= (SURE if foreign > english else ALONE):
         return str(code)
     return _primary(claimed) or "en"
@@ -100,7 +100,8 @@ def _primary(claimed: str | None) -> str:
 
 
 @cache
-def _identifier() -> LanguageIdentifier:
+def load() -> LanguageIdentifier:
+    """The detector, read once per process; half a second."""
     identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
     identifier.set_languages(CANDIDATES)
     return identifier

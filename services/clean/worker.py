@@ -7,7 +7,7 @@ from hashlib import blake2b
 
 import redis
 
-from services.clean import entities
+from services.clean import entities, language
 from services.clean.claims import Candidate, Copy
 from services.clean.duplicates import Duplicates
 from services.clean.pipeline import Cleaned, CleanSettings, clean, refused
@@ -28,6 +28,7 @@ class Clean:
 
     def __init__(self, connect: Connect, valkey: redis.Redis, settings: CleanSettings) -> None:
         entities.load(settings.companies)
+        language.load()  # half a second, which the first text in doubt would wait
         self._settings = settings
         self._duplicates = Duplicates(connect, valkey, settings.copies_s, settings.claims_s)
 
