@@ -287,7 +287,11 @@ def dlq_resume(group: str) -> None:
 @click.option("--topic", required=True)
 @click.option("--from", "start", required=True, help="oldest, newest, offset:N, or a time (RFC 3339 or epoch ms)")
 def replay(group: str, topic: str, start: str) -> None:
-    """Move consumer group GROUP on TOPIC, to read again or to skip. Stop its service first on Kafka."""
+    """Move consumer group GROUP on TOPIC, to read again or to skip. Stop its service first on Kafka.
+
+    What is read again takes effect again: rows that are there stay as they are, but the counts of `status` and the
+    windows count it once more. The monitor on Kafka keeps its own positions and is not moved by this.
+    """
     from services import deadletters
 
     deadletters.check_reads(group, topic)

@@ -6,13 +6,14 @@ import csv
 import os
 import platform
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -100,13 +101,22 @@ def _address(bus: str, folder: str) -> Iterator[str]:
     if bus == "embedded":
         yield bus
         return
-    port = str(free_port())
+    port = str(_free_pair())
     where = Path(folder) / "kafka"
     subprocess.run([BROKER, "start", where, port], check=True, stdout=subprocess.DEVNULL)
     try:
         yield f"kafka://127.0.0.1:{port}"
     finally:
         subprocess.run([BROKER, "kill9", where, port], check=True, stdout=subprocess.DEVNULL)
+
+
+def _free_pair() -> int:
+    """A free port whose successor is free too: the broker's controller takes that one."""
+    while True:
+        port = free_port()
+        with socket.socket() as probe, suppress(OSError, OverflowError):
+            probe.bind(("127.0.0.1", port + 1))
+            return port
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from services.runtime import Context
 from services.stream import topics
 
 GROUP: Final = "clean"
-EVERY_S: Final = 0.015
+EVERY_S: Final = 0.02
 
 
 def serve(context: Context) -> None:

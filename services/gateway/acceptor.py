@@ -18,7 +18,7 @@ from services.gateway.problems import Problem, unavailable
 from services.stream.bus import Bus, Outgoing
 from services.stream.errors import Fatal, TickerloopError, Transient
 
-GATHER_S: Final = 0.01
+GATHER_S: Final = 0.015
 GROUP_EVENTS: Final = 5_000
 GROUP_BYTES: Final = 16_000_000
 """Bounds one transaction; a single request is never split, so that nothing of it is half kept."""

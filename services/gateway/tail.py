@@ -26,7 +26,7 @@ from services.stream.topics import CLEAN, MODELS, PREDICTIONS
 TOPICS: Final = (MODELS, PREDICTIONS, CLEAN)
 """In the order in which a reader with a backlog should serve them."""
 POLL_S: Final = 0.5
-GATHER_S: Final = 0.01
+GATHER_S: Final = 0.02
 """Pause after each look that found something: a look costs the database half a millisecond."""
 MAX_RECORDS: Final = 1_000
 

@@ -34,7 +34,7 @@ from services.trainer import registry
 
 GROUP: Final = "score"
 MAX_RECORDS: Final = 256
-EVERY_S: Final = 0.015
+EVERY_S: Final = 0.02
 
 log = logging.getLogger(__name__)
 
