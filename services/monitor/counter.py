@@ -10,8 +10,8 @@ from contextlib import closing
 from psycopg2.extensions import cursor as Cursor
 
 from services.monitor import rows
+from services.monitor.embedded import GROUP
 from services.monitor.faust_transport import Delivery
-from services.monitor.service import GROUP
 from services.monitor.windows import Rules
 from services.runtime import Context
 from services.stream import metrics

@@ -31,8 +31,8 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError  # type: ignore[im
 
 from services.monitor import faust_transport
 from services.monitor.counter import Counter
+from services.monitor.embedded import GROUP, close_silent, steady_ms
 from services.monitor.faust_transport import Transport, delivery_of
-from services.monitor.service import GROUP, close_silent, steady_ms
 from services.monitor.windows import Idle, Rules
 from services.runtime import Context
 from services.stream.errors import Fatal, TickerloopError, Transient, Truncated

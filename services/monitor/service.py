@@ -2,25 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from contextlib import closing
-from typing import Final
-
-from psycopg2.extensions import cursor as Cursor
-
-from services.monitor import rows
-from services.monitor.windows import Idle, Rules
-from services.runtime import Context, now_ms
-from services.stream.bus import Consumer, Record
-from services.stream.database import Connect, transaction
-from services.stream.loop import Answer, Hooks
-from services.stream.topics import MENTIONS
-
-GROUP: Final = "monitor"
-EMBEDDED: Final = "embedded"
-EVERY_S: Final = 0.2
-"""Source of the embedded log's offsets: they lie in the database that counts them."""
+from services.monitor import embedded
+from services.monitor.windows import Rules
+from services.runtime import Context
 
 
 def serve(context: Context, rules: Rules | None = None) -> None:
@@ -30,45 +14,9 @@ def serve(context: Context, rules: Rules | None = None) -> None:
         Fatal: see `services.stream.errors`.
         Transient: the servers are away at the start.
     """
-    rules = rules or Rules()
     if context.settings.bus.startswith("kafka://"):
         from services.monitor import faust_app  # Faust takes a second to import, and one machine has no use for it
 
-        faust_app.serve(context, rules)
+        faust_app.serve(context, rules or Rules())
     else:
-        serve_embedded(context, rules)
-
-
-def serve_embedded(context: Context, rules: Rules) -> None:
-    """The ordinary consumer loop; the sink's transaction moves offsets, counts and progress together."""
-    idle = Idle(rules)
-
-    def step(records: Sequence[Record], cursor: Cursor) -> Sequence[Answer]:
-        return rows.count(records, cursor, EMBEDDED, rules)
-
-    def before(consumer: Consumer) -> None:
-        context.state = "running"
-        owned = [place.partition for place in consumer.owned()]
-        close_silent(context.connect, idle.due(owned, steady_ms()), rules)
-
-    def after(records: Sequence[Record]) -> None:
-        idle.moved({record.partition for record in records}, steady_ms())
-
-    context.loop(GROUP, MENTIONS, every_s=EVERY_S, hooks=Hooks(before=before, after=after)).sink(step)
-
-
-def close_silent(connect: Connect, partitions: Sequence[int], rules: Rules) -> None:
-    """Close by the wall clock what is over on silent partitions, in a transaction of its own.
-
-    Raises:
-        Transient: the server is away.
-    """
-    if not partitions:
-        return
-    with closing(connect()) as connection, transaction(connection), connection.cursor() as cursor:
-        rows.close_idle(cursor, partitions, now_ms(), rules)
-
-
-def steady_ms() -> int:
-    """A clock for silences, which a change of the wall clock doesn't move."""
-    return time.monotonic_ns() // 1_000_000
+        embedded.serve(context, rules or Rules())
