@@ -218,9 +218,20 @@ def running(data: Path) -> Settings:
         Misconfigured: none does.
     """
     try:
-        return from_environment(json.loads((data / "run.json").read_text()))
+        if _held(data / "up.lock"):  # one that was killed leaves both files behind, but not the lock
+            return from_environment(json.loads((data / "run.json").read_text()))
     except FileNotFoundError:
-        raise Misconfigured(
-            f"nothing is up on {data}; start it with `tickerloop up`, or name servers by TICKERLOOP_DATABASE, "
-            "TICKERLOOP_BUS and TICKERLOOP_REDIS"
-        ) from None
+        pass
+    raise Misconfigured(
+        f"nothing is up on {data}; start it with `tickerloop up`, or name servers by TICKERLOOP_DATABASE, "
+        "TICKERLOOP_BUS and TICKERLOOP_REDIS"
+    )
+
+
+def _held(path: Path) -> bool:
+    with path.open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False

@@ -150,6 +150,7 @@ def test_ctrl_c_drains_and_leaves_nothing_behind_and_a_new_start_goes_on(folder:
         second.process.wait()
         _, alive = psutil.wait_procs(children, 30)
         assert alive == []
+        assert "nothing is up" in second.call("status").stderr
     with TickerLoop(data) as third:
         third.run("status", "--wait")
         check(third, stories)
