@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from typing import Final
@@ -29,6 +30,14 @@ GROUPS: Final = {
     "trainer": (topics.EXAMPLES,),
 }
 """Consumer groups whose lag means work not done. The monitor's own host differs by bus and is shown by its beat."""
+
+ENDS: Final = {
+    topics.dead(topics.RAW): ("ingest", "clean"),
+    topics.dead(topics.CLEAN): ("score",),
+    topics.dead(topics.REJECTED): (store.GROUP,),
+    topics.dead(topics.PREDICTIONS): (store.GROUP,),
+}
+"""Whose letters on which topic are where a text ended."""
 
 PIPELINE: Final = ("clean", "score", store.GROUP)
 
@@ -130,20 +139,27 @@ def lag(bus: Bus, groups: dict[str, tuple[str, ...]]) -> list[Lag]:
 
 
 def account(tally: dict[tuple[str, str], int]) -> Account:
-    """Sum the store's tallies. A line that ingest itself couldn't read counts as taken and dead."""
-    dead = {
-        reason: n
-        for (topic, reason), n in tally.items()
-        if topic in (topics.dead(topics.RAW), topics.dead(topics.CLEAN))
-    }
+    """Sum the store's tallies.
+
+    A letter ends a text only where nothing else counts it: the store's own letters of raw and cleaned texts don't, since
+    those texts go on without it. What couldn't be counted as taken before it died counts with its letter.
+    """
+    letters = {(t, reason): n for (t, reason), n in tally.items() if t.endswith(topics.DEAD_SUFFIX)}
+    dead: Counter[str] = Counter()
+    for (topic, reason), n in letters.items():
+        if reason.partition(":")[0] in ENDS.get(topic, ()):
+            dead[reason] += n
     refused = {reason: n for (topic, reason), n in tally.items() if topic == topics.REJECTED}
     duplicates = sum(n for reason, n in refused.items() if reason.startswith("duplicate"))
+    untaken = sum(
+        n for (t, why), n in letters.items() if t == topics.dead(topics.RAW) and why.startswith(("ingest:", "store:"))
+    )
     return Account(
-        taken=tally.get((topics.RAW, ""), 0) + sum(n for reason, n in dead.items() if reason.startswith("ingest:")),
+        taken=tally.get((topics.RAW, ""), 0) + untaken,
         scored=tally.get((topics.PREDICTIONS, ""), 0),
         rejected=sum(refused.values()) - duplicates,
         duplicate=duplicates,
-        dead=sum(dead.values()),
+        dead=dead.total(),
         reasons=refused | dead,
     )
 

@@ -31,6 +31,8 @@ TOPICS: Final = (
     topics.PREDICTIONS,
     topics.dead(topics.RAW),
     topics.dead(topics.CLEAN),
+    topics.dead(topics.REJECTED),
+    topics.dead(topics.PREDICTIONS),
     topics.dead(topics.FEEDBACK),
 )
 MAX_RECORDS: Final = 2_000

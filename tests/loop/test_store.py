@@ -76,8 +76,32 @@ def test_a_strangers_headers_are_not_the_accounts(bench: Bench) -> None:
     bench.bus.publish([Outgoing(topics.RAW, b"k", b"{}", odd), Outgoing(topics.dead(topics.RAW), b"k", b"{", odd)])
     bench.run(store.serve, lambda: _stored(bench))
     account = status.collect(bench.settings).account
-    assert (account.taken, account.dead) == (1, 1)
-    assert account.reasons == {"\ufffd:\ufffd\ufffd": 1}
+    assert (account.taken, account.dead, account.reasons) == (1, 0, {})
+    assert ("texts.raw.dead", "\ufffd:\ufffd\ufffd", 1) in bench.rows("SELECT topic, reason, n FROM tally")
+
+
+def letter(of: str, group: str) -> Outgoing:
+    return Outgoing(topics.dead(of), b"k", b"{", (("reason", b"bad"), ("group", group.encode())))
+
+
+def test_each_text_is_counted_once_whoever_gave_it_up(bench: Bench) -> None:
+    """Of six texts one is scored, though the store refused its body; each of the others dies at another place."""
+    bench.bus.publish([Outgoing(topics.RAW, b"k", b"{}") for _ in range(5)])
+    bench.bus.publish([letter(topics.RAW, "ingest"), letter(topics.RAW, "clean"), letter(topics.CLEAN, "score")])
+    bench.bus.publish([Outgoing(topics.CLEAN, b"k", b"no text"), published(prediction("a"))])
+    bench.bus.publish([Outgoing(topics.PREDICTIONS, b"k", b"no prediction"), Outgoing(topics.REJECTED, b"k", b"none")])
+    bench.run(store.serve, lambda: _stored(bench))
+    bench.run(store.serve, lambda: _stored(bench))  # its own letters
+    account = status.collect(bench.settings).account
+    assert (account.taken, account.scored, account.dead, account.waiting) == (6, 1, 5, 0)
+    assert account.reasons == {"ingest:bad": 1, "clean:bad": 1, "score:bad": 1, "store:malformed": 2}
+
+
+def test_a_text_that_the_store_could_not_count_is_taken_all_the_same(bench: Bench) -> None:
+    bench.bus.publish([letter(topics.RAW, "store"), published(prediction("a"))])
+    bench.run(store.serve, lambda: _stored(bench))
+    account = status.collect(bench.settings).account
+    assert (account.taken, account.scored, account.dead, account.waiting) == (1, 1, 0, 0)
 
 
 def test_a_malformed_prediction_is_a_dead_letter_and_the_rest_is_stored(bench: Bench) -> None:
