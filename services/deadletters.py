@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import datetime
@@ -12,13 +13,15 @@ import msgspec
 
 from services.settings import Settings
 from services.status import GROUPS
-from services.stream.bus import Bus, Headers, Outgoing, Record, TopicPartition
+from services.stream.bus import Bus, Headers, Outgoing, Record, TopicPartition, read_to_end
 from services.stream.database import transaction
 from services.stream.errors import Misconfigured
 from services.stream.topics import DEAD_SUFFIX, MENTIONS, dead
 
 OWN_HEADERS: Final = frozenset({"reason", "detail", "group", "origin"})
 REPLAY_BATCH: Final = 500
+
+log = logging.getLogger(__name__)
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
@@ -47,15 +50,14 @@ def dead_topic(settings: Settings, name: str) -> str:
 
 
 def letters(bus: Bus, topic: str) -> Iterator[Record]:
-    """Every kept dead letter of `topic` up to where the topic ends now."""
+    """Every kept dead letter of `topic` up to where the topic ends now.
+
+    Raises:
+        Transient: see `read_to_end`.
+    """
     ends = bus.ends(topic)
-    reader = bus.reader([topic])
-    with closing(reader):
-        while any(reader.positions().get(place, 0) < end for place, end in ends.items()):
-            records = reader.poll(1.0)
-            if not records:
-                return
-            yield from records
+    with closing(bus.reader([topic])) as reader:
+        yield from read_to_end(reader, ends)
 
 
 def describe(record: Record) -> DeadLetter:
@@ -79,27 +81,57 @@ def _text(headers: dict[str, bytes], name: str) -> str:
 def replay(bus: Bus, topic: str, reason: str | None = None, again: bool = False) -> int:
     """Publish dead letters to the topic they came from, each at most once unless `again`; how many.
 
-    The journal's mark holds, per partition, up to where letters were replayed, and moves with what is published.
+    A letter whose value was cut to fit is not the event any more and stays where it is.
     """
     source = topic.removesuffix(DEAD_SUFFIX)
-    journal = bus.journal(f"dlq.{topic}.{reason or 'all'}", source)
-    with closing(journal):
-        done = {} if again or not journal.mark else dict(json.loads(journal.mark))
-        count = 0
+    with closing(bus.journal(f"dlq.{topic}", source)) as journal:
+        replayed = Replayed(journal.mark)
+        count = cut = 0
         waiting: list[Outgoing] = []
         for record in letters(bus, topic):
-            partition = str(record.partition)
-            if record.offset < done.get(partition, 0):
-                continue
-            done[partition] = record.offset + 1
-            if reason is None or _text(dict(record.headers), "reason") == reason:
-                waiting.append(Outgoing(source, record.key, record.value, _as_it_was(record.headers)))
+            its = _text(dict(record.headers), "reason")
+            if (reason is None or its == reason) and (again or not replayed.covers(record, its)):
+                if _is_cut(record):
+                    cut += 1
+                else:
+                    waiting.append(Outgoing(source, record.key, record.value, _as_it_was(record.headers)))
+            replayed.passed(record, reason)
             if len(waiting) >= REPLAY_BATCH:
-                journal.publish(waiting, json.dumps(done))
+                journal.publish(waiting, replayed.mark())
                 count, waiting = count + len(waiting), []
         if waiting:
-            journal.publish(waiting, json.dumps(done))
-        return count + len(waiting)
+            journal.publish(waiting, replayed.mark())
+    if cut:
+        log.warning("%d letters of %s were cut to fit and can't be replayed", cut, topic)
+    return count + len(waiting)
+
+
+class Replayed:
+    """Up to where letters were replayed, per reason and partition; '' stands for those of any reason.
+
+    Its text is the journal's mark, so it moves with what is published.
+    """
+
+    def __init__(self, mark: str) -> None:
+        self._upto: dict[str, dict[str, int]] = json.loads(mark or "{}")
+
+    def covers(self, record: Record, reason: str) -> bool:
+        """Whether a letter of this reason was replayed before, with its own kind or with all."""
+        return any(record.offset < self._upto.get(of, {}).get(str(record.partition), 0) for of in ("", reason))
+
+    def passed(self, record: Record, reason: str | None) -> None:
+        """A replay of `reason`, or of all, has come past this letter."""
+        upto = self._upto.setdefault(reason or "", {})
+        upto[str(record.partition)] = max(record.offset + 1, upto.get(str(record.partition), 0))
+
+    def mark(self) -> str:
+        """As the journal stores it."""
+        return json.dumps(self._upto)
+
+
+def _is_cut(record: Record) -> bool:
+    # Put last by `dead_letter`; anywhere else it is the event's own.
+    return bool(record.headers) and record.headers[-1][0] == "cut"
 
 
 def _as_it_was(headers: Headers) -> Headers:

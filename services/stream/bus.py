@@ -7,13 +7,17 @@
 
 from __future__ import annotations
 
+import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple, Protocol
 
 from psycopg2.extensions import cursor as Cursor
 
-from services.stream.errors import Rejected
+from services.stream.errors import Rejected, Transient
+
+STALL_S: Final = 30.0
+"""Longest that a log may give nothing of what it holds: a cold broker's first answer takes seconds."""
 
 Headers = tuple[tuple[str, bytes], ...]
 
@@ -203,3 +207,18 @@ def check_size(event: Outgoing, limit: int) -> None:
     size = len(event.value) + sum(len(name) + len(value) for name, value in event.headers)
     if size > limit:
         raise Rejected("oversize", f"{size:,} bytes for {event.topic}, which takes {limit:,}")
+
+
+def read_to_end(reader: Reader, ends: Mapping[TopicPartition, int], stall_s: float = STALL_S) -> Iterator[Record]:
+    """Records until `reader` stands at or behind `ends`; what came after them in the last poll is given as well.
+
+    Raises:
+        Transient: it hasn't moved for `stall_s` seconds and isn't there yet.
+    """
+    before, deadline = reader.positions(), time.monotonic() + stall_s
+    while missing := [place for place, end in ends.items() if reader.positions()[place] < end]:
+        yield from reader.poll(min(1.0, stall_s))
+        if reader.positions() != before:
+            before, deadline = reader.positions(), time.monotonic() + stall_s
+        elif time.monotonic() > deadline:
+            raise Transient(f"the log gave nothing for {stall_s:.0f} s, short of the end of {missing}")
