@@ -141,8 +141,8 @@ def lag(bus: Bus, groups: dict[str, tuple[str, ...]]) -> list[Lag]:
 def account(tally: dict[tuple[str, str], int]) -> Account:
     """Sum the store's tallies.
 
-    A letter ends a text only where nothing else counts it: the store's own letters of raw and cleaned texts don't, since
-    those texts go on without it. What couldn't be counted as taken before it died counts with its letter.
+    A letter ends a text only where nothing else counts it: the store's own letters of raw and cleaned texts don't,
+    since those texts go on without it. What couldn't be counted as taken before it died counts with its letter.
     """
     letters = {(t, reason): n for (t, reason), n in tally.items() if t.endswith(topics.DEAD_SUFFIX)}
     dead: Counter[str] = Counter()
