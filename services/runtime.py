@@ -49,8 +49,8 @@ class Context:
         self.address: str | None = None
 
     def bus(self) -> Bus:
-        """A bus of this thread's own."""
-        return self.settings.open_bus(self.name)
+        """A bus of this thread's own; only one of a process may `publish`."""
+        return self.settings.open_bus(self.name, self.slot)
 
     def valkey(self) -> redis.Redis:
         """A client that reconnects by itself a few times; then its errors are for the caller to map."""

@@ -84,8 +84,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """A function that opens connections to the database."""
         return connector(self.database, f"{self.deployment}.{application}")
 
-    def open_bus(self, application: str) -> Bus:
-        """The bus that `bus` names.
+    def open_bus(self, application: str, slot: int | None = None) -> Bus:
+        """The bus that `bus` names; `slot` where the application is a service, whose slot one process has at a time.
 
         Raises:
             Misconfigured: an unknown scheme.
@@ -100,7 +100,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
             servers = urlsplit(self.bus).netloc
             return KafkaBus(
-                servers, connect, deployment=self.deployment, partitions=self.partitions, topics=self.topics()
+                servers,
+                connect,
+                deployment=self.deployment,
+                partitions=self.partitions,
+                topics=self.topics(),
+                publisher="" if slot is None else f"{application}.{slot}",
             )
         raise Misconfigured(f"TICKERLOOP_BUS is {self.bus!r}; it takes `embedded` or kafka://host:port")
 

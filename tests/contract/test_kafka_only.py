@@ -18,7 +18,7 @@ from typing import Any
 import psycopg2
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer
-from kafka.admin import MemberToRemove
+from kafka.admin import ConfigResource, ConfigResourceType, MemberToRemove
 from kafka.errors import KafkaTimeoutError
 from kafka.structs import TopicPartition as KafkaPartition
 from kafka_broker import Broker, kafka_broker
@@ -27,7 +27,7 @@ from services.stream.bus import Batch, Outgoing, Record, TopicPartition
 from services.stream.database import connector
 from services.stream.errors import Fenced, Misconfigured, Rejected, SlotTaken, Transient, Truncated
 from services.stream.events import LAST_MS
-from services.stream.kafka import KafkaBus
+from services.stream.kafka import KafkaBus, client
 from services.stream.kafka.outbox import Relay
 from services.stream.topics import Topic
 
@@ -212,6 +212,65 @@ def test_a_restart_ends_its_predecessors_open_transaction(stage: Stage) -> None:
     heir.close()
 
 
+def test_a_publishers_restart_ends_what_it_left_open(stage: Stage) -> None:
+    def opened() -> KafkaBus:
+        return KafkaBus(
+            stage.broker.bootstrap,
+            connector(stage.url, "test"),
+            deployment=stage.deployment,
+            topics=(Topic(stage.source, None),),
+            publisher="gateway.0",
+        )
+
+    events = [Outgoing(stage.source, b"k", b"%d" % n, partition=0) for n in range(3)]
+    with closing(opened()) as killed, closing(opened()) as heir:
+        killed.publish(events[:2])
+        producer = killed._several._producer  # type: ignore[union-attr]
+        producer.begin_transaction()
+        producer.send(stage.source, b"lost", partition=0)
+        producer.flush()
+        began = time.monotonic()
+        heir.publish(events[2:])
+        assert [record.value for record in values(stage, stage.source, 3)] == [b"0", b"1", b"2"]
+        assert time.monotonic() - began < 8, "readers waited for the transaction's timeout"
+        with closing(opened()) as second:
+            second.publish(events[:1])
+            with pytest.raises(SlotTaken):
+                heir.publish(events[:2])
+    with closing(stage.another_bus()) as command, closing(stage.another_bus()) as other:
+        for bus in (command, other, command, other):  # without a name nobody is in another's way
+            bus.publish(events[:2])
+
+
+def test_topics_keep_their_events_as_long_as_is_set_now(stage: Stage) -> None:
+    hour = 3_600_000
+    name = f"{stage.deployment}.kept"
+    for retention in (hour, 2 * hour, None):
+        bus = KafkaBus(
+            stage.broker.bootstrap,
+            connector(stage.url, "test"),
+            deployment=stage.deployment,
+            topics=(Topic(name, retention),),
+        )
+        with closing(bus), closing(KafkaAdminClient(bootstrap_servers=stage.broker.bootstrap)) as admin:
+            bus.create_topics()
+            asked = [ConfigResource(ConfigResourceType.TOPIC, name)]
+            (found,) = admin.describe_configs(asked, config_filter="all").values()
+        settings = {key: its["value"] for key, its in found[name].items()}
+        assert settings["retention.ms"] == str(-1 if retention is None else retention)
+        assert settings["retention.bytes"] == "-1"
+        assert settings["message.timestamp.type"] == "LogAppendTime"
+        if retention is not None:
+            assert settings["segment.ms"] == str(retention // 8), "retention drops whole segments"
+
+
+def test_producers_hardly_wait_between_tries(stage: Stage) -> None:
+    """At the default of 100 ms each transaction of one record takes 106 ms: its first request comes too early."""
+    for transactional_id in (None, f"{stage.deployment}.x"):
+        with closing(client.producer(stage.broker.bootstrap, transactional_id)) as producer:
+            assert producer.config["retry_backoff_ms"] == 1
+
+
 def test_closing_hands_over_at_once(stage: Stage) -> None:
     stage.publish(16)
     first = stage.bus.consumer("g", [stage.source], 0)
@@ -291,6 +350,51 @@ def test_drained_partitions_show_no_lag(stage: Stage) -> None:
     member = stage.bus.consumer("g", [stage.source], 0)
     drain(member, 100, lambda found: member.transform(found, stage.copy(found)))
     assert stage.bus.committed("g", stage.source) == stage.bus.ends(stage.source)
+    member.close()
+
+
+def aborted(stage: Stage, topic: str) -> None:
+    """What a stranger's failed transaction leaves at the end of each partition."""
+    stranger = KafkaProducer(
+        bootstrap_servers=stage.broker.bootstrap, transactional_id=stage.deployment + ".x", retry_backoff_ms=1
+    )
+    stranger.init_transactions()
+    stranger.begin_transaction()
+    for partition in range(4):
+        stranger.send(topic, b"aborted", partition=partition)
+    stranger.flush()
+    stranger.abort_transaction()
+    stranger.close()
+
+
+@pytest.mark.parametrize("sinks", [False, True])
+def test_what_no_reader_sees_is_no_lag(stage: Stage, sinks: bool) -> None:
+    stage.publish(40)
+    member = stage.bus.consumer("g", [stage.source], 0, sinks=sinks)
+    drain(member, 40, lambda found: member.transform(found, []))
+    aborted(stage, stage.source)
+    until = time.monotonic() + 30
+    while stage.bus.committed("g", stage.source) != stage.bus.ends(stage.source):
+        assert time.monotonic() < until
+        assert member.poll(0.2) is None
+    stage.publish(16, first=40)
+    drain(member, 16, lambda found: member.transform(found, []))
+    member.close()
+
+
+@pytest.mark.parametrize("sinks", [False, True])
+def test_a_batch_in_hand_is_not_passed_over(stage: Stage, sinks: bool) -> None:
+    stage.publish(40)
+    member = stage.bus.consumer("g", [stage.source], 0, sinks=sinks)
+    first = next_batch(member)
+    aborted(stage, stage.source)
+    held = {record.value for record in first.records}
+    while (batch := member.poll(1.0)) is not None:
+        held |= {record.value for record in batch.records}
+    assert len(held) == 40
+    for _ in range(5):
+        assert member.poll(0.2) is None
+    assert stage.bus.committed("g", stage.source) == {}
     member.close()
 
 

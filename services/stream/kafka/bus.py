@@ -28,7 +28,11 @@ RELAY: Final = "relay"
 
 
 class KafkaBus:
-    """See `Bus`. `connect` opens connections to the application's database; groups are named `<deployment>.<group>`."""
+    """See `Bus`. `connect` opens connections to the application's database; groups are named `<deployment>.<group>`.
+
+    `publisher` names the one process that publishes as such (`<service>.<slot>`): what it leaves open its next start
+    ends. Without it `publish` works under an id of this bus's own, and what a kill leaves open waits for its timeout.
+    """
 
     def __init__(
         self,
@@ -38,8 +42,10 @@ class KafkaBus:
         deployment: str = "tickerloop",
         partitions: int = 4,
         topics: Sequence[Topic] = catalogue(),
+        publisher: str = "",
     ) -> None:
         self._bootstrap, self._connect, self._deployment, self._count = bootstrap, connect, deployment, partitions
+        self._publisher = self._named(publisher or uuid.uuid4().hex, "publish")
         self._topics = {topic.name: topic for topic in (*topics, Topic(self._named(RELAY), None, single=True))}
         self._cluster = Cluster(bootstrap)
         self._lock = threading.Lock()
@@ -95,12 +101,15 @@ class KafkaBus:
         ]
 
     def publish(self, events: Sequence[Outgoing]) -> Placed:
-        """See `Bus`. One event needs no transaction: it is there or not."""
+        """See `Bus`. One event needs no transaction: it is there or not.
+
+        Raises:
+            SlotTaken: another process publishes under this one's name.
+        """
         ready = self.prepare(events)
         with self._lock:
-            if len(ready) > 1:
-                return self._publish_all(ready)
-            return self._publish_one(ready)
+            several = self._transactions()  # before the first single event, too: it ends what a predecessor left open
+            return several.commit(ready) if len(ready) > 1 else self._publish_one(ready)
 
     def _publish_one(self, ready: Sequence[Outgoing]) -> Placed:
         if self._single is None:
@@ -114,11 +123,10 @@ class KafkaBus:
             self._single = None
             raise
 
-    def _publish_all(self, ready: Sequence[Outgoing]) -> Placed:
+    def _transactions(self) -> Transactions:
         if self._several is None or not self._several.usable:
-            # Nobody else's id: publishers of one deployment must not fence each other.
-            self._several = Transactions(self._bootstrap, self._named("publish", uuid.uuid4().hex))
-        return self._several.commit(ready)
+            self._several = Transactions(self._bootstrap, self._publisher)
+        return self._several
 
     def write(self, write: Write) -> None:
         """See `Bus`."""

@@ -20,6 +20,7 @@ from kafka import (  # type: ignore[import-untyped]
 )
 from kafka import TopicPartition as KafkaPartition
 from kafka import errors as kinds
+from kafka.admin import ConfigResource, ConfigResourceType  # type: ignore[import-untyped]
 from kafka.errors import KafkaError  # type: ignore[import-untyped]
 from kafka.protocol.consumer import IsolationLevel, OffsetSpec  # type: ignore[import-untyped]
 from kafka.record import memory_records  # type: ignore[import-untyped]
@@ -153,6 +154,15 @@ def producer(bootstrap: str, transactional_id: str | None = None) -> Any:
             **_COMMON | {"request_timeout_ms": TRANSACTION_MS // 2},
             **transactional,
         )
+
+
+def alter_topics(admin: Any, settings: Mapping[str, Mapping[str, str]]) -> None:
+    """Set these settings of these topics; others stay.
+
+    Raises:
+        KafkaError: the broker refuses one.
+    """
+    admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, dict(its)) for name, its in settings.items()])
 
 
 def end(client: Any) -> None:

@@ -80,11 +80,17 @@ class Cluster:
     # ── topics ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def create(self, topics: Sequence[Topic], partitions: int) -> None:
-        """Create what is missing; an existing topic keeps its partition count, since keys must not move."""
+        """Create what is missing; what is there takes its settings, retention among them.
+
+        An existing topic keeps its partition count, since keys must not move.
+        """
         present = set(self._ask(lambda admin: admin.list_topics()))
         missing = {t.name: _shape(t, partitions) for t in topics if t.name not in present}
         if missing:
             self._ask(lambda admin: _create(admin, missing))
+        settings = {t.name: _configs(t) for t in topics if t.name in present}
+        if settings:
+            self._ask(lambda admin: client.alter_topics(admin, settings))
 
     def partitions(self, topic: str) -> int:
         """Number of partitions.
@@ -175,18 +181,17 @@ def _create(admin: Any, shapes: dict[str, Any]) -> None:
 
 
 def _shape(topic: Topic, partitions: int) -> dict[str, Any]:
+    return {"num_partitions": 1 if topic.single else partitions, "configs": _configs(topic)}
+
+
+def _configs(topic: Topic) -> dict[str, str]:
     retention = topic.retention_ms
-    configs: dict[str, Any] = {
+    segments = {} if retention is None else {"segment.ms": str(max(MIN_SEGMENT_MS, retention // SEGMENTS))}
+    return segments | {
         "message.timestamp.type": "LogAppendTime",
-        "max.message.bytes": topic.max_bytes + KEY_ROOM,
+        "max.message.bytes": str(topic.max_bytes + KEY_ROOM),
         # Strangers' producers may compress with codecs that this client lacks; the broker unpacks them.
         "compression.type": "uncompressed",
-        "retention.bytes": -1,
-        "retention.ms": -1 if retention is None else retention,
-    }
-    if retention is not None:
-        configs["segment.ms"] = max(MIN_SEGMENT_MS, retention // SEGMENTS)
-    return {
-        "num_partitions": 1 if topic.single else partitions,
-        "configs": {name: str(value) for name, value in configs.items()},
+        "retention.bytes": "-1",
+        "retention.ms": str(-1 if retention is None else retention),
     }

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from psycopg2.extensions import connection as Connection
 
-from services.stream.bus import Batch, Marks, Record, TopicPartition, Write
+from services.stream.bus import Batch, Marks, Outgoing, Record, TopicPartition, Write
 from services.stream.database import Connect, suppress_lost, transaction
 from services.stream.errors import Fenced, Misconfigured, Transient, Truncated
 from services.stream.kafka.client import offsets_of, place_of, record_of
@@ -59,7 +59,17 @@ class GroupConsumer:
         except Truncated as error:
             mend = "; ".join(f"`tickerloop replay {self._who.group} --topic {t} --from oldest`" for t in self._topics)
             raise Truncated(f"{error}. What is gone is gone; go on from what is kept with {mend}") from error
-        return None if fetched is None else self._batch(fetched)
+        if fetched is None:
+            return None
+        batch = self._batch(fetched)
+        if batch.records:
+            return batch
+        self.transform(batch, [])
+        return None
+
+    def transform(self, batch: Batch, events: Sequence[Outgoing], marks: Marks = {}) -> None:  # noqa: B006 (read only)
+        """See `Consumer`."""
+        raise NotImplementedError
 
     def _joined(self) -> Member:
         if self._member is None:
@@ -132,7 +142,7 @@ class Transformer(GroupConsumer):
             self._transactions = Transactions(self._service.bootstrap, self._who.slot)
         return self._transactions
 
-    def transform(self, batch: Batch, events: Sequence[Any], marks: Marks = {}) -> None:  # noqa: B006 (read only)
+    def transform(self, batch: Batch, events: Sequence[Outgoing], marks: Marks = {}) -> None:  # noqa: B006 (read only)
         """See `Consumer`."""
         steps = self._steps(batch, marks)
         ready = self._service.prepare(events)
@@ -177,7 +187,7 @@ class Sinker(GroupConsumer):
             self._made = self._service.connect()
         return self._made
 
-    def transform(self, batch: Batch, events: Sequence[Any], marks: Marks = {}) -> None:  # noqa: B006 (read only)
+    def transform(self, batch: Batch, events: Sequence[Outgoing], marks: Marks = {}) -> None:  # noqa: B006 (read only)
         """A sink without rows."""
         self.sink(batch, lambda _: events, marks)
 

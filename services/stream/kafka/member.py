@@ -31,7 +31,10 @@ class Lease(NamedTuple):
 
 
 class Fetched(NamedTuple):
-    """Records by partition, each with the position after them, and the membership that they were fetched under."""
+    """Records by partition, each with the position after them, and the membership that they were fetched under.
+
+    A partition may have a position without records: all before it was committed, and what follows is for no reader.
+    """
 
     records: Mapping[TopicPartition, Sequence[Any]]
     upto: Mapping[TopicPartition, int]
@@ -51,6 +54,7 @@ class Member:
         self._group, self._instance, self._locate = group, instance, locate
         self._held: set[TopicPartition] = set()
         self._number = 0
+        self._handed: dict[TopicPartition, int] = {}
         self.leases: dict[TopicPartition, Lease] = {}
         self._client = client.consumer(bootstrap, group, instance, max_records)
         self._client.subscribe(list(topics), listener=client.Watch(self._gained, self._lost))
@@ -58,7 +62,7 @@ class Member:
             self._client.topics()  # a leader that joins before it knows the partitions gives none away, and rejoins
 
     def poll(self, timeout: float) -> Fetched | None:
-        """Wait up to `timeout` seconds for records.
+        """Wait up to `timeout` seconds for records, or for the end of what no reader sees.
 
         Raises:
             SlotTaken: another process has joined under the same static id.
@@ -80,17 +84,24 @@ class Member:
         if client.is_fenced(self._client):
             raise SlotTaken(f"another process has joined {self._group} as {self._instance}")
         records = {TopicPartition(*place): found for place, found in polled.items()}
-        if not records:
-            return None
-        if membership.generation_id < 0:
+        if records and membership.generation_id < 0:
             self.hold(records)
             return None
-        return Fetched(records, {place: self._after(place, found) for place, found in records.items()}, membership)
-
-    def _after(self, place: TopicPartition, records: Sequence[Any]) -> int:
         # Past the end marks of transactions where the client has seen them, so that a drained partition shows no lag.
-        after: int = records[-1].offset + 1
-        return max(after, self._client.position(place_of(place), timeout_ms=0) or 0)
+        upto = {place: self._after(place, found[-1].offset + 1) for place, found in records.items()}
+        self._handed |= upto
+        if not records and membership.generation_id >= 0:
+            upto = self._passed()
+        return Fetched(records, upto, membership) if upto else None
+
+    def _after(self, place: TopicPartition, position: int) -> int:
+        return max(position, self._client.position(place_of(place), timeout_ms=0) or 0)
+
+    def _passed(self) -> dict[TopicPartition, int]:
+        """Partitions whose records are all committed, and where the client stands behind end marks and aborted ones."""
+        done = {place: at.position for place, at in self.leases.items() if at.position >= self._handed.get(place, 0)}
+        after = {place: self._after(place, position) for place, position in done.items()}
+        return {place: upto for place, upto in after.items() if upto > done[place]}
 
     def _settle(self) -> None:
         if not self._held:
@@ -111,6 +122,7 @@ class Member:
     def _release(self, place: TopicPartition, position: int, mark: str) -> None:
         self._number += 1
         self.leases[place] = Lease(self._number, position, mark)
+        self._handed[place] = position
         self._client.seek(place_of(place), position)
         client.resume(self._client, place)
         self._held.discard(place)
