@@ -28,20 +28,29 @@ from services.stream.topics import Topic, catalogue
 POLL_S: Final = 0.5
 """Longest sleep between two looks when no notice comes: its writer died between commit and notice."""
 FETCH_BYTES: Final = 8_000_000
+"""Most that one look fetches, over all partitions; a chunk begun is fetched whole."""
 FETCH_CHUNKS: Final = 512
 
+# Bounds hold for each partition, so that few chunks are looked at, and for all together, in the order asked for.
 _FETCH = """
-SELECT p.topic, p.partition, p.position, h.oldest, h.next, c.first, c.at_ms, c.payload
-FROM unnest(%s::text[], %s::int[], %s::bigint[]) AS p (topic, partition, position)
-JOIN log.head h ON h.topic = p.topic AND h.partition = p.partition
-LEFT JOIN LATERAL (
-    SELECT q.first, q.at_ms, q.payload FROM (
-        SELECT k.first, k.last, k.at_ms, k.payload, sum(k.size) OVER (ORDER BY k.last) - k.size AS before
-        FROM log.chunk k
-        WHERE k.topic = p.topic AND k.partition = p.partition AND k.last >= p.position
-        ORDER BY k.last LIMIT %s
-    ) q WHERE q.before < %s AND q.first - p.position < %s ORDER BY q.first
-) c ON true
+SELECT topic, partition, position, oldest, upto, first, at_ms, payload FROM (
+    SELECT p.*, h.oldest, h.next AS upto, c.*,
+           sum(c.size) OVER w - c.size AS bytes, sum(c.count) OVER w - c.count AS records
+    FROM unnest(%(topics)s::text[], %(partitions)s::int[], %(positions)s::bigint[])
+         WITH ORDINALITY AS p (topic, partition, position, turn)
+    JOIN log.head h ON h.topic = p.topic AND h.partition = p.partition
+    LEFT JOIN LATERAL (
+        SELECT q.first, q.at_ms, q.payload, q.size, q.last + 1 - greatest(q.first, p.position) AS count FROM (
+            SELECT k.first, k.last, k.at_ms, k.size, k.payload, sum(k.size) OVER (ORDER BY k.last) - k.size AS before
+            FROM log.chunk k
+            WHERE k.topic = p.topic AND k.partition = p.partition AND k.last >= p.position
+            ORDER BY k.last LIMIT %(chunks)s
+        ) q WHERE q.before < %(bytes)s AND q.first - p.position < %(records)s
+    ) c ON true
+    WINDOW w AS (ORDER BY p.turn, c.first)
+) f
+WHERE first IS NULL OR (bytes < %(bytes)s AND records < %(records)s)
+ORDER BY turn, first
 """
 
 _ADVANCE = """
@@ -319,7 +328,17 @@ def fetch(cursor: Cursor, positions: Mapping[TopicPartition, int], max_records: 
         Truncated: a position lies outside what the log holds.
     """
     topics, partitions = [p.topic for p in positions], [p.partition for p in positions]
-    cursor.execute(_FETCH, (topics, partitions, list(positions.values()), FETCH_CHUNKS, FETCH_BYTES, max_records))
+    cursor.execute(
+        _FETCH,
+        {
+            "topics": topics,
+            "partitions": partitions,
+            "positions": list(positions.values()),
+            "chunks": FETCH_CHUNKS,
+            "bytes": FETCH_BYTES,
+            "records": max_records,
+        },
+    )
     records: list[Record] = []
     for topic, partition, position, oldest, upto, first, at_ms, payload in cursor.fetchall():
         if not oldest <= position <= upto:
@@ -327,7 +346,7 @@ def fetch(cursor: Cursor, positions: Mapping[TopicPartition, int], max_records: 
                 f"{topic}[{partition}]: position {position} is outside the kept offsets {oldest}…{upto}; to go on from "
                 f"the oldest kept event run `tickerloop replay GROUP --topic {topic} --from oldest`"
             )
-        if first is not None and len(records) < max_records:
+        if first is not None:
             records += unpack(TopicPartition(topic, partition), first, at_ms, payload, position)
     return records[:max_records]
 

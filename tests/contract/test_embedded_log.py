@@ -29,7 +29,7 @@ from kit import (
 from services.stream.bus import Outgoing, TopicPartition
 from services.stream.errors import Fenced, Misconfigured, SlotTaken, Transient
 from services.stream.membership import Member
-from services.stream.postgres import PostgresBus
+from services.stream.postgres import PostgresBus, fetch
 
 
 @pytest.fixture
@@ -125,6 +125,24 @@ def test_publishers_over_many_partitions_never_deadlock(kit: EmbeddedKit) -> Non
     assert deadlocks == 0
     ends = kit.bus().ends(kit.source), kit.bus().ends(kit.out)
     assert sum(sum(end.values()) for end in ends) == 5 * 25 * 10
+
+
+@pytest.mark.parametrize(("size", "most_rows"), [(1, 10), (900_000, 4)], ids=["records", "bytes"])
+def test_one_look_fetches_no_more_than_it_gives(kit: EmbeddedKit, size: int, most_rows: int) -> None:
+    """Limits hold for all partitions together; what a look leaves, the next ones get."""
+    bus = kit.bus()
+    for _ in range(5):
+        bus.publish([Outgoing(kit.source, b"k", b"x" * size, partition=p) for p in range(4) for _ in range(4)])
+    positions = dict.fromkeys((TopicPartition(kit.source, p) for p in (2, 0, 1, 3)), 0)
+    seen: list[int] = []
+    with contextlib.closing(kit.connect()) as connection, connection.cursor() as cursor:
+        while records := fetch(cursor, positions, 40):
+            rows = cursor.rowcount - len([p for p, at in positions.items() if at == 20])
+            assert rows <= most_rows
+            assert len(records) <= 40
+            seen += [record.partition for record in records]
+            positions |= {TopicPartition(kit.source, r.partition): r.offset + 1 for r in records}
+    assert seen == [2] * 20 + [0] * 20 + [1] * 20 + [3] * 20, "in the order asked for"
 
 
 def test_an_append_of_several_chunks_keeps_its_order(kit: EmbeddedKit) -> None:
