@@ -46,6 +46,24 @@ def test_every_service_of_ours_is_there_and_no_other(compose: dict[str, Any]) ->
         assert service["command"] == (["migrate"] if name == "migrate" else ["run", name])
 
 
+BEHAVIOUR = (
+    "auto.create.topics.enable",
+    "group.initial.rebalance.delay.ms",
+    "offsets.retention.minutes",
+    "offset.metadata.max.bytes",
+    "transaction.abort.timed.out.transaction.cleanup.interval.ms",
+)
+"""What the services build on; the other settings say where a broker lies and how small it is."""
+
+
+def test_its_broker_behaves_as_the_tests_broker_does(compose: dict[str, Any]) -> None:
+    lines = (ROOT / "ops/kafka/server.properties").read_text().splitlines()
+    tested = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    environment = compose["services"]["kafka"]["environment"]
+    for name in BEHAVIOUR:
+        assert environment["KAFKA_" + name.upper().replace(".", "_")] == tested[name]
+
+
 def test_settings_exist(compose: dict[str, Any]) -> None:
     known = {PREFIX + field.name.upper() for field in msgspec.structs.fields(Settings)}
     for service in _ours(compose).values():
