@@ -290,12 +290,13 @@ def replay(group: str, topic: str, start: str) -> None:
     """Move consumer group GROUP on TOPIC, to read again or to skip. Stop its service first on Kafka.
 
     What is read again takes effect again: rows that are there stay as they are, but the counts of `status` and the
-    windows count it once more. The monitor on Kafka keeps its own positions and is not moved by this.
+    windows count it once more. The monitor on Kafka keeps its own positions and can't be moved.
     """
     from services import deadletters
 
-    deadletters.check_reads(group, topic)
-    with closing(settings().open_bus("replay")) as bus:
+    chosen = settings()
+    deadletters.check_reads(chosen, group, topic)
+    with closing(chosen.open_bus("replay")) as bus:
         goal = deadletters.positions(bus, topic, start)
         bus.seek(group, goal)
     for place, offset in sorted(goal.items()):

@@ -11,12 +11,13 @@ from typing import Any, Final
 
 import msgspec
 
+from services.monitor import embedded
 from services.settings import Settings
 from services.status import GROUPS
 from services.stream.bus import Bus, Headers, Outgoing, Record, TopicPartition, read_to_end
 from services.stream.database import transaction
 from services.stream.errors import Misconfigured
-from services.stream.topics import DEAD_SUFFIX, MENTIONS, dead
+from services.stream.topics import DEAD_SUFFIX, dead
 
 OWN_HEADERS: Final = frozenset({"reason", "detail", "group", "origin"})
 REPLAY_BATCH: Final = 500
@@ -145,17 +146,21 @@ def resume(settings: Settings, group: str) -> bool:
         return bool(cursor.rowcount)
 
 
-def check_reads(group: str, topic: str) -> None:
-    """A position of a group that nobody is would be kept, and nothing would come of it.
+def check_reads(settings: Settings, group: str, topic: str) -> None:
+    """A position that nobody reads would be kept, and nothing would come of it.
 
     Raises:
-        Misconfigured: there is no such group, or it doesn't read the topic.
+        Misconfigured: there is no such group, it doesn't read the topic, or its positions are not the log's.
     """
-    groups = GROUPS | {"monitor": (MENTIONS,)}
-    if group not in groups:
-        raise Misconfigured(f"there is no group {group}; the groups are {', '.join(groups)}")
-    if topic not in groups[group]:
-        raise Misconfigured(f"{group} doesn't read {topic}; it reads {', '.join(groups[group])}")
+    if group not in GROUPS:
+        raise Misconfigured(f"there is no group {group}; the groups are {', '.join(GROUPS)}")
+    if topic not in GROUPS[group]:
+        raise Misconfigured(f"{group} doesn't read {topic}; it reads {', '.join(GROUPS[group])}")
+    if group == embedded.GROUP and settings.bus != "embedded":
+        raise Misconfigured(
+            "on Kafka the monitor goes on from what its own rows have counted, and counts nothing twice; there is"
+            " nothing to move"
+        )
 
 
 def positions(bus: Bus, topic: str, start: str) -> dict[TopicPartition, int]:

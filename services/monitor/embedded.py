@@ -19,16 +19,16 @@ from services.stream.topics import MENTIONS
 
 GROUP: Final = "monitor"
 EVERY_S: Final = 0.2
-EMBEDDED: Final = "embedded"
-"""Source of the embedded log's offsets: they lie in the database that counts them."""
 
 
 def serve(context: Context, rules: Rules) -> None:
     """The ordinary consumer loop; the sink's transaction moves offsets, counts and progress together."""
     idle = Idle(rules)
+    with closing(context.bus()) as bus:
+        source = bus.identity(MENTIONS)
 
     def step(records: Sequence[Record], cursor: Cursor) -> Sequence[Answer]:
-        return rows.count(records, cursor, EMBEDDED, rules)
+        return rows.count(records, cursor, source, rules)
 
     def before(consumer: Consumer) -> None:
         context.state = "running"

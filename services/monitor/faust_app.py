@@ -36,7 +36,6 @@ from services.monitor.faust_transport import Transport, delivery_of
 from services.monitor.windows import Idle, Rules
 from services.runtime import Context
 from services.stream.errors import Fatal, TickerloopError, Transient, Truncated
-from services.stream.kafka.cluster import Cluster
 from services.stream.topics import MENTIONS
 
 SESSION_S: Final = 6.0
@@ -62,8 +61,8 @@ def serve(context: Context, rules: Rules) -> None:
     if context.settings.log_level != "DEBUG":
         logging.getLogger(faust_transport.__name__).setLevel(logging.WARNING)  # inherits the driver's talk
     servers = urlsplit(context.settings.bus).netloc.split(",")
-    with closing(Cluster(",".join(servers))) as cluster:
-        source = f"{cluster.cluster_id()}/{cluster.topic_id(MENTIONS)}"
+    with closing(context.bus()) as bus:
+        source = bus.identity(MENTIONS)
     with closing(Counter(context, rules, source)) as counter:
         asyncio.run(_Host(context, rules, source, servers, counter).run())
 

@@ -171,6 +171,9 @@ class Bus(Protocol):
     def journal(self, name: str, topic: str) -> Journal:
         """Open the durable journal `name` for producing to `topic`; fences any earlier holder."""
 
+    def identity(self, topic: str) -> str:
+        """Name of the log that holds `topic`; another one's offsets mean other events."""
+
     def begins(self, topic: str) -> Mapping[TopicPartition, int]:
         """Oldest kept offset per partition."""
 

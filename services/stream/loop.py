@@ -12,13 +12,13 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from psycopg2.extensions import cursor as Cursor
 
 from services.stream import metrics
-from services.stream.bus import Batch, Bus, Consumer, Marks, Outgoing, Record, TopicPartition, check_size
+from services.stream.bus import Batch, Bus, Consumer, Marks, Outgoing, Record, check_size
 from services.stream.database import mapped
 from services.stream.errors import Fatal, Fenced, Rejected, Transient
 from services.stream.topics import MAX_DEAD_BYTES, Topic, dead
@@ -225,9 +225,3 @@ class Backoff:
             consumer.keep()
         self._stop.wait(random.uniform(0, self._seconds))  # noqa: S311 (jitter, not a secret)
         self._seconds = min(BACKOFF_LAST_S, self._seconds * 2)
-
-
-def origin_of(headers: Mapping[str, bytes]) -> TopicPartition:
-    """Where a dead letter came from."""
-    topic, partition, _ = json.loads(headers["origin"])
-    return TopicPartition(topic, partition)

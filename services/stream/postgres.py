@@ -83,7 +83,7 @@ class PostgresBus:
 
     def create_topics(self) -> None:
         """See `Bus`. The partition count of an existing topic stays as it is: keys must not move."""
-        with self._transaction(self._own()) as cursor:
+        with _Transaction(self._own()) as cursor:
             for topic in self._topics.values():
                 count = 1 if topic.single else self._partitions
                 cursor.execute(
@@ -111,7 +111,7 @@ class PostgresBus:
         # On a connection of its own: `write` may have a transaction open on ours.
         connection = self._connect()
         try:
-            with self._transaction(connection) as cursor:
+            with _Transaction(connection) as cursor:
                 cursor.execute("SELECT topic, partitions FROM log.topic")
                 return dict(cursor.fetchall())
         finally:
@@ -128,7 +128,7 @@ class PostgresBus:
         """See `Bus`."""
         chunks = self.chunks(events)
         connection = self._own()
-        with self._transaction(connection) as cursor:
+        with _Transaction(connection) as cursor:
             placed = append(cursor, chunks)
         self.notify(connection, chunks)
         return placed
@@ -136,7 +136,7 @@ class PostgresBus:
     def write(self, write: Write) -> None:
         """See `Bus`."""
         connection = self._own()
-        with self._transaction(connection) as cursor:
+        with _Transaction(connection) as cursor:
             chunks = self.chunks(write(cursor))
             append(cursor, chunks)
         self.notify(connection, chunks)
@@ -182,6 +182,11 @@ class PostgresBus:
 
     # ── positions ───────────────────────────────────────────────────────────────────────────────────────────────────
 
+    def identity(self, topic: str) -> str:
+        """See `Bus`. Offsets lie beside what is counted by them, in one database."""
+        del topic
+        return "embedded"
+
     def begins(self, topic: str) -> Mapping[TopicPartition, int]:
         """See `Bus`."""
         return self._places("SELECT topic, partition, oldest FROM log.head WHERE topic = %s", (topic,))
@@ -206,7 +211,7 @@ class PostgresBus:
 
     def seek(self, group: str, positions: Mapping[TopicPartition, int]) -> None:
         """See `Bus`. Bumping the generation fences a live owner, which then goes on from the new position."""
-        with self._transaction(self._own()) as cursor:
+        with _Transaction(self._own()) as cursor:
             for place, position in sorted(positions.items()):
                 cursor.execute(
                     "INSERT INTO log.position (grp, topic, partition, position, generation) VALUES (%s, %s, %s, %s, 1)"
@@ -222,7 +227,7 @@ class PostgresBus:
             if topic.retention_ms is None:
                 continue
             for place in self.places([topic.name]):
-                with self._transaction(self._own()) as cursor:
+                with _Transaction(self._own()) as cursor:
                     cursor.execute(
                         "WITH gone AS (DELETE FROM log.chunk WHERE topic = %s AND partition = %s"
                         " AND at_ms < extract(epoch FROM clock_timestamp()) * 1000 - %s RETURNING first, last)"
@@ -248,11 +253,8 @@ class PostgresBus:
             self._connection = self._connect()
         return self._connection
 
-    def _transaction(self, connection: Connection) -> _Transaction:
-        return _Transaction(connection)
-
     def _rows(self, query: str, arguments: tuple[object, ...]) -> list[tuple[object, ...]]:
-        with self._transaction(self._own()) as cursor:
+        with _Transaction(self._own()) as cursor:
             cursor.execute(query, arguments)
             return cursor.fetchall()
 
@@ -428,7 +430,7 @@ class PostgresConsumer:
             raise Fenced(f"{self._group} has lost its session")
         steps: dict[TopicPartition, _Step] = batch.token
         try:
-            with self._bus._transaction(member.connection) as cursor:
+            with _Transaction(member.connection) as cursor:
                 chunks = self._bus.chunks(write(cursor))
                 self._advance(cursor, steps, marks)
                 append(cursor, chunks)
@@ -533,7 +535,7 @@ class PostgresJournal:
     def __init__(self, owner: PostgresBus, connect: Connect, name: str, topic: str) -> None:
         self._bus, self._connection = owner, connect()
         self._key = (f"journal.{name}", topic)
-        with owner._transaction(self._connection) as cursor:
+        with _Transaction(self._connection) as cursor:
             cursor.execute(
                 "INSERT INTO log.position (grp, topic, partition, generation) VALUES (%s, %s, 0, 1)"
                 " ON CONFLICT (grp, topic, partition) DO UPDATE SET generation = position.generation + 1"
@@ -545,7 +547,7 @@ class PostgresJournal:
     def publish(self, events: Sequence[Outgoing], mark: str) -> None:
         """See `Journal`."""
         chunks = self._bus.chunks(events)
-        with self._bus._transaction(self._connection) as cursor:
+        with _Transaction(self._connection) as cursor:
             cursor.execute(
                 "UPDATE log.position SET mark = %s, position = position + %s"
                 " WHERE grp = %s AND topic = %s AND partition = 0 AND generation = %s",

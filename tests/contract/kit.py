@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import psycopg2
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
@@ -381,7 +380,3 @@ def member_of(bus: Bus, kit: Any, slot: int = 0, **options: Any) -> Iterator[Con
         yield consumer
     finally:
         consumer.close()
-
-
-def lost_connection(error: BaseException) -> bool:
-    return isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError | Transient)

@@ -17,7 +17,7 @@ from services.stream import loop as loop_module
 from services.stream.bus import Outgoing, Record, TopicPartition, check_size
 from services.stream.database import connector
 from services.stream.errors import Fatal, Rejected, Transient, Tripped
-from services.stream.loop import Hooks, Loop, dead_letter, origin_of
+from services.stream.loop import Hooks, Loop, dead_letter
 from services.stream.topics import MAX_DEAD_BYTES, MAX_EVENT_BYTES, dead
 from services.stream.trips import RUN_LIMIT, Trips
 
@@ -82,7 +82,6 @@ def check_split(kit: Any, count: int, bad: set[int], reason: str) -> list[Record
         assert headers["reason"].decode() == reason
         assert headers["group"].decode() == kit.group
         topic, partition, offset = json.loads(headers["origin"])
-        assert origin_of(headers) == TopicPartition(kit.source, partition)
         assert topic == kit.source
         source = sources[partition, offset]
         assert (letter.key, letter.value) == (source.key, source.value)

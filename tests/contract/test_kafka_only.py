@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import defaultdict
@@ -20,12 +17,13 @@ import pytest
 from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType, MemberToRemove
 from kafka.errors import KafkaTimeoutError
-from kafka.structs import TopicPartition as KafkaPartition
 from kafka_broker import Broker, kafka_broker
+from kit import KafkaKit, events, pairs, read
+from kit import once_in_order as kit_once_in_order
 
 from services.stream.bus import Batch, Outgoing, Record, TopicPartition
 from services.stream.database import connector
-from services.stream.errors import Fenced, Misconfigured, Rejected, SlotTaken, Transient, Truncated
+from services.stream.errors import Fenced, Misconfigured, Rejected, SlotTaken, Transient
 from services.stream.events import LAST_MS
 from services.stream.kafka import KafkaBus, client
 from services.stream.kafka.outbox import Relay
@@ -34,7 +32,6 @@ from services.stream.topics import Topic
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
 __all__ = ["kafka_broker"]
 
-ROOT = Path(__file__).parents[2]
 _numbers = itertools.count()
 
 
@@ -399,28 +396,6 @@ def test_a_batch_in_hand_is_not_passed_over(stage: Stage, sinks: bool) -> None:
 
 
 @pytest.mark.parametrize("sinks", [False, True])
-def test_a_position_that_retention_passed_is_fatal_and_says_how_to_go_on(stage: Stage, sinks: bool) -> None:
-    stage.publish(160)
-    member = stage.bus.consumer("g", [stage.source], 0, max_records=10, sinks=sinks)
-    for _ in range(8):
-        member.transform(next_batch(member), [])
-    member.close()
-    with closing(KafkaAdminClient(bootstrap_servers=stage.broker.bootstrap)) as admin:
-        ends = stage.bus.ends(stage.source)
-        admin.delete_records({KafkaPartition(*place): end for place, end in ends.items()})
-    member = stage.bus.consumer("g", [stage.source], 0, sinks=sinks)
-    with pytest.raises(Truncated, match=rf"tickerloop replay g --topic {stage.source} --from oldest"):
-        for _ in range(20):
-            member.poll(0.5)
-    member.close()
-    stage.bus.seek("g", stage.bus.begins(stage.source))
-    member = stage.bus.consumer("g", [stage.source], 0, sinks=sinks)
-    stage.publish(1)
-    assert len(next_batch(member).records) == 1
-    member.close()
-
-
-@pytest.mark.parametrize("sinks", [False, True])
 def test_seeking_under_live_members_is_refused(stage: Stage, sinks: bool) -> None:
     stage.publish(16)
     member = stage.bus.consumer("g", [stage.source], 0, sinks=sinks)
@@ -604,109 +579,23 @@ def test_a_journal_decides_what_a_failure_left_open(stage: Stage) -> None:
     heir.close()
 
 
-# ── processes that are killed, stopped, and left without a broker ───────────────────────────────────────────────────
+# ── processes ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Copiers:
-    """`kafka_copier` processes by slot."""
-
-    def __init__(self, stage: Stage, folder: Path) -> None:
-        self._stage, self._folder = stage, folder
-        self.processes: dict[int, subprocess.Popen[bytes]] = {}
-
-    def start(self, slot: int) -> subprocess.Popen[bytes]:
-        stage = self._stage
-        script = str(Path(__file__).with_name("kafka_copier.py"))
-        where = [stage.broker.bootstrap, stage.deployment, stage.url, stage.source, stage.target]
-        with (self._folder / f"copier{slot}").open("ab") as log:
-            self.processes[slot] = subprocess.Popen(
-                [sys.executable, script, *where, str(slot)],
-                stdout=log,
-                stderr=log,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
-            )
-        return self.processes[slot]
-
-    def log(self, slot: int) -> str:
-        return (self._folder / f"copier{slot}").read_text()
-
-    def wait_for(self, slot: int, text: str, count: int = 1) -> None:
-        until = time.monotonic() + 60
-        while self.log(slot).count(text) < count:
-            assert time.monotonic() < until, self.log(slot)[-2000:]
-            time.sleep(0.05)
-
-
-@pytest.fixture
-def copiers(stage: Stage, tmp_path: Path) -> Iterator[Copiers]:
-    copiers = Copiers(stage, tmp_path)
-    yield copiers
-    for process in copiers.processes.values():
-        process.kill()
-        process.wait()
-
-
-def fill(stage: Stage, count: int) -> None:
-    for first in range(0, count, 1000):
-        stage.publish(1000, first)
-
-
-def share(stage: Stage, copiers: Copiers) -> None:
-    """Two members with two partitions each, and work for some seconds."""
-    copiers.start(0)
-    copiers.wait_for(0, "owned 4")
-    copiers.start(1)
-    for slot in (0, 1):
-        copiers.wait_for(slot, "owned 2")
-    fill(stage, 20_000)
-
-
-def test_members_killed_in_their_steps(stage: Stage, copiers: Copiers) -> None:
-    share(stage, copiers)
-    for turn in range(6):
-        copiers.wait_for(turn % 2, "committed", 5 * turn + 5)
-        copiers.processes[turn % 2].kill()
-        copiers.processes[turn % 2].wait()
-        copiers.start(turn % 2)
-    once_in_order(values(stage, stage.target, 20_000), 20_000)
-
-
-def test_a_member_stopped_past_its_session_comes_back(stage: Stage, copiers: Copiers) -> None:
-    share(stage, copiers)
-    copiers.wait_for(0, "committed", 5)
-    copiers.processes[0].send_signal(signal.SIGSTOP)
-    copiers.wait_for(1, "owned 4")
-    for first in range(20_000, 30_000, 1000):
-        stage.publish(1000, first)
-    copiers.processes[0].send_signal(signal.SIGCONT)
-    once_in_order(values(stage, stage.target, 30_000), 30_000)
-    copiers.wait_for(0, "owned 2", 2)
-
-
-def test_a_slot_restarted_while_its_holder_is_stopped(stage: Stage, copiers: Copiers) -> None:
-    fill(stage, 20_000)
-    zombie = copiers.start(0)
-    copiers.wait_for(0, "committed", 5)
-    zombie.send_signal(signal.SIGSTOP)
-    heir = copiers.start(0)
-    once_in_order(values(stage, stage.target, 20_000), 20_000)
-    zombie.send_signal(signal.SIGCONT)
-    assert zombie.wait(30) == 3
-    assert "SlotTaken" in copiers.log(0)
-    stage.publish(1000, 20_000)
-    once_in_order(values(stage, stage.target, 21_000), 21_000)
-    assert heir.poll() is None
-
-
-def test_a_broker_that_crashes_under_its_members(stage: Stage, copiers: Copiers) -> None:
-    share(stage, copiers)
-    for slot in (0, 1):
-        copiers.wait_for(slot, "committed", 5)
-    stage.broker.crash()
-    with pytest.raises(Transient):
-        stage.publish(1, first=20_000)
-    with pytest.raises(Transient):
-        stage.publish(2, first=20_000)
-    stage.broker.start()
-    once_in_order(values(stage, stage.target, 20_000, seconds=120), 20_000)
-    assert all(process.poll() is None for process in copiers.processes.values()), copiers.log(0) + copiers.log(1)
+def test_a_slot_restarted_while_its_holder_is_stopped(kafka_broker: Broker, database: str, tmp_path: Path) -> None:
+    kit = KafkaKit(tmp_path, database, kafka_broker.bootstrap)
+    bus = kit.bus()
+    bus.create_topics()
+    bus.publish(events(kit.source, range(2_000)))
+    zombie = kit.member(0, sleep=0.05)
+    zombie.wait_for("committed", 5)
+    zombie.freeze()
+    heir = kit.member(0)
+    kit_once_in_order(pairs(read(bus, kit.out, 2_000)), 2_000)
+    zombie.thaw()
+    assert zombie.process.wait(30) == 3
+    assert zombie.wait_for("ended")["error"] == "SlotTaken"
+    bus.publish(events(kit.source, range(2_000, 2_100)))
+    kit_once_in_order(pairs(read(bus, kit.out, 2_100)), 2_100)
+    assert heir.stop() == 0
+    kit.close()

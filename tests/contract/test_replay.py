@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from kit import publish, read
 
-from services.deadletters import letters, replay
+from services.deadletters import check_reads, letters, replay
+from services.settings import Settings
 from services.stream.bus import Record, TopicPartition, read_to_end
-from services.stream.errors import Rejected, Transient
+from services.stream.errors import Misconfigured, Rejected, Transient
 from services.stream.loop import dead_letter
-from services.stream.topics import MAX_DEAD_BYTES, dead
+from services.stream.topics import MAX_DEAD_BYTES, MENTIONS, dead
 
 PLACE = TopicPartition("t", 0)
 
@@ -46,6 +47,12 @@ def test_a_log_that_gives_no_more_is_not_the_end() -> None:
     found: list[Record] = []
     with pytest.raises(Transient, match="short of the end"):
         found.extend(read_to_end(Slow(5), {PLACE: 11}, stall_s=0.01))
+
+
+def test_where_the_monitor_stands_on_kafka_is_not_the_logs_to_move() -> None:
+    check_reads(Settings(database="postgresql://h/d"), "monitor", MENTIONS)
+    with pytest.raises(Misconfigured, match="nothing to move"):
+        check_reads(Settings(database="postgresql://h/d", bus="kafka://h:1"), "monitor", MENTIONS)
 
 
 def dead_letters(kit: Any, reasons: str, first: int = 0) -> None:

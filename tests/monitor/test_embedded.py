@@ -21,6 +21,7 @@ from monitor_kit import (
 )
 
 from services.settings import Settings
+from services.status import lag
 from services.stream.bus import Outgoing
 from services.stream.postgres import PostgresBus
 from services.stream.topics import MENTIONS, dead
@@ -78,6 +79,14 @@ def test_bad_records_go_to_the_dead_letters(settings: Settings, bus: PostgresBus
         b"key",
         b"malformed",
     ]
+
+
+def test_what_is_counted_is_no_lag_and_what_is_not_is(settings: Settings, bus: PostgresBus) -> None:
+    events = made(30)
+    bus.publish([outgoing(event) for event in events])
+    assert lag(settings, bus, "monitor", MENTIONS).lag == 30
+    count_all(settings, events)
+    assert lag(settings, bus, "monitor", MENTIONS).lag == 0
 
 
 def test_silence_closes_windows_and_a_mention_in_time_opens_one_again(settings: Settings, bus: PostgresBus) -> None:

@@ -30,6 +30,7 @@ from monitor_kit import (
 
 from services.runtime import EXIT_FATAL
 from services.settings import Settings
+from services.status import lag
 from services.stream.bus import Outgoing, partition_of
 from services.stream.errors import TickerloopError
 from services.stream.events import Mention
@@ -156,6 +157,19 @@ def test_a_fatal_error_in_the_agent_acks_nothing(settings: Settings, bus: KafkaB
     with working(settings) as worker:
         until(lambda: rows(settings.database).n + len(outbox(settings.database)) == len(events), worker)
     assert set(outbox(settings.database)) <= {(dead(MENTIONS), b"BAD")}
+
+
+def test_what_is_counted_is_no_lag_and_what_is_not_is(settings: Settings, bus: KafkaBus) -> None:
+    events = made(300)
+    publish(bus, events)
+    until(lambda: lag(settings, bus, "monitor", MENTIONS).lag >= len(events))
+    count_all(settings, events)
+    assert sum(seen + 1 for (seen,) in query(settings.database, "SELECT seen FROM monitor_partition")) < sum(
+        bus.ends(MENTIONS).values()
+    ), "each transaction's end mark lies behind its last event"
+    assert lag(settings, bus, "monitor", MENTIONS).lag == 0
+    publish(bus, events[:50])
+    until(lambda: lag(settings, bus, "monitor", MENTIONS).lag >= 50)
 
 
 def test_bad_records_wait_for_the_relay(settings: Settings, bus: KafkaBus) -> None:

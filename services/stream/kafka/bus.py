@@ -66,6 +66,10 @@ class KafkaBus:
         """See `Bus`."""
         return self._cluster.partitions(topic)
 
+    def identity(self, topic: str) -> str:
+        """See `Bus`. A topic made anew under its old name is another one."""
+        return f"{self._cluster.cluster_id()}/{self._cluster.topic_id(topic)}"
+
     def begins(self, topic: str) -> Mapping[TopicPartition, int]:
         """See `Bus`."""
         return self._cluster.begins(topic)

@@ -15,6 +15,7 @@ from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 from psycopg2.extras import execute_values
 
+from services.stream import metrics
 from services.stream.bus import Headers, Journal, Outgoing
 from services.stream.database import Connect, mapped, suppress_lost, transaction
 from services.stream.errors import Misconfigured, Transient
@@ -136,6 +137,7 @@ class Relay:
             return mark
         after = Mark(mark.epoch, rows[-1][0])
         journal.publish([_event(*row[1:]) for row in rows], after.text())
+        metrics.RELAYED.inc(len(rows))
         self._delete(connection, after)
         return after
 
