@@ -54,6 +54,8 @@ class BaseKit:
         )
         self.group = f"{self.prefix}.group"
         self.members: list[MemberProcess] = []
+        self.last_offsets: dict[TopicPartition, int] = {}
+        self.published = 0
         self.closing: list[Bus] = []
 
     def open(self) -> Bus:
