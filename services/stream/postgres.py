@@ -146,11 +146,12 @@ class PostgresBus:
 
         Raises:
             Rejected: an event is larger than its topic takes.
+            Misconfigured: there is no such topic.
         """
         places = []
         for event in events:
             count = self.partitions(event.topic)
-            check_size(event, self._topics[event.topic].max_bytes)
+            check_size(event, Topic(event.topic, None).max_bytes)
             chosen = event.partition if event.partition is not None else partition_of(event.key, count)
             places.append(TopicPartition(event.topic, chosen))
         return pack(events, places)

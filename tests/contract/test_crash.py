@@ -103,7 +103,27 @@ def crashable_broker(
     broker.stop()
 
 
-@pytest.mark.parametrize("which", ["crashable_log", pytest.param("crashable_broker", marks=pytest.mark.kafka)])
+@pytest.fixture
+def crashable_rows(
+    request: pytest.FixtureRequest, fragile_postgres: PostgresServer, tmp_path: Path
+) -> Iterator[Crashable]:
+    """Events on Kafka; rows, sinks' positions, claims and outbox in a PostgreSQL that dies."""
+    kit = KafkaKit(tmp_path, fragile_postgres.url, request.getfixturevalue("kafka_broker").bootstrap)
+    kit.bus().create_topics()
+    yield Crashable(kit, fragile_postgres)
+    kit.close()
+    with contextlib.closing(kit.connect()) as connection, connection, connection.cursor() as cursor:
+        cursor.execute("DROP TABLE IF EXISTS effect")
+
+
+@pytest.mark.parametrize(
+    "which",
+    [
+        "crashable_log",
+        pytest.param("crashable_broker", marks=pytest.mark.kafka),
+        pytest.param("crashable_rows", marks=pytest.mark.kafka),
+    ],
+)
 def test_members_and_journals_live_through_crashes_of_the_server(request: pytest.FixtureRequest, which: str) -> None:
     crashable: Crashable = request.getfixturevalue(which)
     chance = random.Random(SEED)

@@ -19,7 +19,7 @@ from services.stream.database import connector
 from services.stream.errors import Fatal, Rejected, Transient, Tripped
 from services.stream.loop import Hooks, Loop, dead_letter
 from services.stream.topics import MAX_DEAD_BYTES, MAX_EVENT_BYTES, dead
-from services.stream.trips import RUN_LIMIT, Trips
+from services.stream.trips import RATIO_LIMIT, RUN_LIMIT, Trips
 
 
 class Running:
@@ -259,3 +259,35 @@ def test_a_dead_letter_always_fits() -> None:
     check_size(letter, MAX_DEAD_BYTES)
     assert len(letter.value) > MAX_DEAD_BYTES - 50_000
     assert dict(letter.headers)["cut"] == b"%d" % len(record.value)
+
+
+@pytest.mark.parametrize("sinks", [False, True], ids=["transform", "sink"])
+def test_a_letter_that_cannot_be_published_is_fatal(bus_kit: Any, sinks: bool) -> None:
+    """The topic `short` has no `.dead`: nothing is committed, so that nothing is lost."""
+    bus = bus_kit.bus()
+    publish(bus, [Outgoing(bus_kit.short, b"k", b"1")])
+    trips = Trips(connector(bus_kit.url, "trips"), bus_kit.group)
+    loop = Loop(bus_kit.bus(), bus_kit.group, [bus_kit.short], threading.Event(), trips)
+    with pytest.raises(Fatal, match=dead(bus_kit.short)):
+        if sinks:
+            loop.sink(lambda records, _: [Rejected("bad") for _ in records])
+        else:
+            loop.transform(lambda records: [Rejected("bad") for _ in records])
+    assert sum(bus.committed(bus_kit.group, bus_kit.short).values()) == 0
+
+
+def counted(url: str, every: int) -> None:
+    """1,000 records of one partition; each `every`-th fails."""
+    trips = Trips(connector(url, "trips"), f"every {every}")
+    for offset in range(1_000):
+        record = Record("t", 0, offset, 0, b"", b"")
+        if offset % every:
+            trips.passed([record])
+        else:
+            trips.failed(record)
+
+
+def test_a_tenth_of_failures_is_the_limit_though_none_follow_each_other(database: str) -> None:
+    counted(database, every=int(1 / RATIO_LIMIT) + 1)
+    with pytest.raises(Tripped, match="11% of the last 50"):
+        counted(database, every=int(1 / RATIO_LIMIT) - 1)

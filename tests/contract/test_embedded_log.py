@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from kit import (
@@ -25,6 +25,8 @@ from kit import (
     set_session,
     until,
 )
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE
+from psycopg2.extensions import cursor as Cursor
 
 from services.stream.bus import Outgoing, TopicPartition
 from services.stream.errors import Fenced, Misconfigured, SlotTaken, Transient
@@ -310,3 +312,38 @@ def test_a_process_with_many_files_can_still_wait(kit: EmbeddedKit) -> None:
         reader = kit.bus().reader([kit.source])
         assert list(reader.poll(0.3)) == []
         reader.close()
+
+
+class Watched(Cursor):
+    """Notes each notice that is sent, and whether it stands alone."""
+
+    alone: ClassVar[list[bool]] = []
+
+    def execute(self, query: Any, arguments: Any = None) -> None:
+        if "pg_notify" in str(query):
+            info = self.connection.info
+            self.alone.append(self.connection.autocommit and info.transaction_status == TRANSACTION_STATUS_IDLE)
+        super().execute(query, arguments)
+
+
+def test_a_notice_is_never_part_of_the_publishing_transaction(
+    kit: EmbeddedKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Inside it, all commits of the server would queue behind one lock until each is on the disk."""
+    monkeypatch.setattr(Watched, "alone", [])
+
+    def connect() -> Any:
+        connection = kit.connect()
+        connection.cursor_factory = Watched
+        return connection
+
+    bus = PostgresBus(connect, kit.partitions, kit.topics)
+    event = Outgoing(kit.source, b"k", b"v")
+    bus.publish([event])
+    bus.write(lambda _: [event])
+    with contextlib.closing(bus.journal("j", kit.source)) as journal:
+        journal.publish([event], "1")
+    with member_of(bus, kit) as consumer:
+        consumer.transform(poll(consumer), [event])
+    bus.close()
+    assert Watched.alone == [True] * 4

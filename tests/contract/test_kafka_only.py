@@ -488,6 +488,27 @@ def test_a_sink_that_lost_its_partitions_leaves_no_rows(stage: Stage) -> None:
     heir.close()
 
 
+def test_a_topic_made_anew_under_its_name_is_sunk_from_its_beginning(stage: Stage) -> None:
+    stage.publish(40)
+    member = stage.bus.consumer("g", [stage.source], 0, sinks=True)
+    drain(member, 40, lambda found: member.sink(found, lambda _: []))
+    member.close()
+    with closing(KafkaAdminClient(bootstrap_servers=stage.broker.bootstrap)) as admin:
+        admin.delete_topics([stage.source])
+        until = time.monotonic() + 30
+        while stage.source in admin.list_topics():
+            assert time.monotonic() < until
+            time.sleep(0.1)
+    with closing(stage.another_bus()) as bus:
+        bus.create_topics()
+        assert bus.committed("g", stage.source) == {}
+        bus.publish([Outgoing(stage.source, b"k%d" % n, b"%d" % n) for n in range(16)])
+        heir = bus.consumer("g", [stage.source], 0, sinks=True)
+        drain(heir, 16, lambda found: heir.sink(found, lambda _: []))
+        heir.close()
+    assert stage.rows("SELECT count(DISTINCT topic_id) FROM log.sink_position") == [(2,)]
+
+
 @contextmanager
 def relaying(bus: KafkaBus) -> Iterator[None]:
     stop = threading.Event()

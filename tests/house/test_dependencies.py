@@ -46,6 +46,11 @@ def test_tests_and_tools_import_only_what_is_declared(project: dict[str, Any]) -
     assert _distributions(project, "tests", "ops") - declared == set()
 
 
+def test_system_tests_import_nothing_of_what_they_test() -> None:
+    """They stand where a user stands: commands, REST, the database."""
+    assert "services" not in set(_imported(ROOT / "tests/system"))
+
+
 def _names(requirements: Iterable[str]) -> set[str]:
     return {_normal(re.split(r"[^\w.-]", requirement)[0]) for requirement in requirements}
 

@@ -95,14 +95,13 @@ class KafkaBus:
             Rejected: an event is larger than its topic takes.
             Misconfigured: there is no such topic.
         """
+        ready = []
         for event in events:
-            check_size(event, self._topics[event.topic].max_bytes)
-        return [
-            event
-            if event.partition is not None
-            else event._replace(partition=partition_of(event.key, self.partitions(event.topic)))
-            for event in events
-        ]
+            count = self.partitions(event.topic)
+            check_size(event, Topic(event.topic, None).max_bytes)
+            chosen = event.partition if event.partition is not None else partition_of(event.key, count)
+            ready.append(event._replace(partition=chosen))
+        return ready
 
     def publish(self, events: Sequence[Outgoing]) -> Placed:
         """See `Bus`. One event needs no transaction: it is there or not.
