@@ -16,7 +16,7 @@ from services.runtime import Context, now_ms
 from services.score.engine import Engine, Scored, open_engine
 from services.score.http import ScoreServer
 from services.stream import metrics, topics
-from services.stream.bus import Batch, Consumer, Marks, Outgoing, Reader, Record, TopicPartition
+from services.stream.bus import Batch, Consumer, Marks, Outgoing, Reader, Record, TopicPartition, read_to_end
 from services.stream.database import transaction
 from services.stream.errors import Fatal, Misconfigured, Rejected, Transient
 from services.stream.events import (
@@ -65,23 +65,30 @@ class Worker:
         self._context = context
         self._bus = context.bus()
         self._reader: Reader | None = None
+        self._wanted: ModelChange | None = None
         self._current: Current | None = None
         self._used: Current | None = None
         self._consumer: Consumer | None = None
 
     def start(self) -> None:
-        """Read `models` to its end and load the champion, so that the first text meets a warm model.
+        """Read `models` to its end and load the champion, so that the first text meets a warm model. One that can't be
+        served leaves its predecessor in service, as it would have on a worker that was there when it came.
 
         Raises:
             Transient: no model was promoted yet, or its record is still on its way.
+            Fatal: none of the champions so far can be served.
         """
         ends = self._bus.ends(topics.MODELS)
         self._reader = self._bus.reader([topics.MODELS])
-        while any(self._reader.positions()[place] < end for place, end in ends.items()):
-            if not self._read(1.0):
-                break
-        if self._current is None:
+        changes = [decode(ModelChange, record.value) for record in read_to_end(self._reader, ends)]
+        if not changes:
             raise Transient("no model has been promoted yet; `tickerloop migrate` registers the bundled one")
+        for change in sorted(changes, key=lambda change: change.epoch, reverse=True):
+            self._wanted = change
+            self._swap()
+            if self._current is not None:
+                return
+        raise Fatal(f"none of the champions so far can be served; the last: {self._context.detail['refused']}")
 
     @property
     def current(self) -> Current:
@@ -91,42 +98,56 @@ class Worker:
         return self._current
 
     def follow(self, consumer: Consumer) -> None:
-        """Take up what `models` says, before each poll; while an owned partition is ahead, wait for it."""
+        """Take up what `models` says, before each poll; while an owned partition is ahead, wait for it.
+
+        Raises:
+            Transient: a promoted model could not be fetched; it is tried again.
+            Fatal: a partition came from a worker that serves a model which this one refused.
+        """
         self._consumer = consumer
         self._read(0.0)
         ahead = max((_epoch(mark) for mark in consumer.owned().values()), default=0)
         if ahead > self.current.epoch:
+            if ahead <= self._refused_epoch:
+                raise Fatal(f"a partition is at epoch {ahead}, whose model is refused here: {self._context.detail}")
             self._read(0.5)
 
-    def _read(self, timeout: float) -> bool:
-        if self._reader is None:
-            return False
-        records = self._reader.poll(timeout)
-        changes = [decode(ModelChange, record.value) for record in records]
-        if changes:
-            self._swap(max(changes, key=lambda change: change.epoch))
-        return bool(records)
+    @property
+    def _refused_epoch(self) -> int:
+        return int(self._context.detail.get("refused", {}).get("epoch", 0))
 
-    def _swap(self, change: ModelChange) -> None:
-        if self._current is not None and change.epoch <= self._current.epoch:
+    def _read(self, timeout: float) -> None:
+        if self._reader is None:
+            return
+        for record in self._reader.poll(timeout):
+            change = decode(ModelChange, record.value)
+            if change.epoch > max(self.current.epoch, self._wanted.epoch if self._wanted else 0):
+                self._wanted = change
+        self._swap()
+
+    def _swap(self) -> None:
+        """Put the wanted model in service, or refuse it. What is neither, for a lost server, stays wanted."""
+        change = self._wanted
+        if change is None:
             return
         try:
             engine = self._load(change.version)
         except (Rejected, Misconfigured) as error:
             metrics.SWAPS.labels("refused").inc()
             log.error("model %s of epoch %d is refused: %s", change.version, change.epoch, error)
-            self._refused(change, error)
-            return
-        self._current = Current(engine, change.version, change.epoch)
-        metrics.SWAPS.labels("done").inc()
-        metrics.EPOCH.set(change.epoch)
-        self._context.detail = {"model": change.version, "epoch": change.epoch, "device": engine.device}
-        log.info("model %s is in service from epoch %d on", change.version, change.epoch)
-
-    def _refused(self, change: ModelChange, error: Exception) -> None:
-        self._context.detail = {**self._context.detail, "refused": {"epoch": change.epoch, "reason": str(error)}}
-        if self._current is None:
-            raise Fatal(f"the only model, {change.version}, can't be served: {error}")
+            if change.epoch > self._refused_epoch:
+                refused = {"epoch": change.epoch, "model": change.version, "reason": str(error)}
+                self._context.detail = {**self._context.detail, "refused": refused}
+        else:
+            self._current = Current(engine, change.version, change.epoch)
+            metrics.SWAPS.labels("done").inc()
+            metrics.EPOCH.set(change.epoch)
+            detail = {"model": change.version, "epoch": change.epoch, "device": engine.device}
+            if self._refused_epoch > change.epoch:
+                detail["refused"] = self._context.detail["refused"]
+            self._context.detail = detail
+            log.info("model %s is in service from epoch %d on", change.version, change.epoch)
+        self._wanted = None
 
     def _load(self, version: str) -> Engine:
         settings = self._context.settings

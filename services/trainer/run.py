@@ -77,21 +77,11 @@ def train_once(settings: Settings, trigger: str, say: Say, seed: int = SEED) -> 
             engine = open_engine(folder, device=settings.device, threads=settings.threads, cache=settings.model_cache)
             model, verdict = challenge(engine, data, seed)
             say(f"{verdict.champion.rate:.1%} → {verdict.challenger.rate:.1%} on held-out texts: {verdict.reason}")
-            row = _record(bus, model, champion, verdict)
+            return _record(bus, run, model, champion, verdict, len(data.learn), began)
         except BaseException as error:
-            _end(connection, run, "failed", {"error": str(error)})
+            with transaction(connection), connection.cursor() as cursor:
+                _end(cursor, run, "failed", {"error": str(error)})
             raise
-        outcome = Outcome(
-            model.card.version,
-            verdict.promote,
-            row.epoch,
-            verdict.reason,
-            len(data.learn),
-            verdict,
-            round(time.monotonic() - began, 2),
-        )
-        _end(connection, run, "promoted" if verdict.promote else "refused", msgspec.to_builtins(outcome))
-        return outcome
 
 
 def challenge(engine: Engine, data: Dataset, seed: int) -> tuple[Model, Verdict]:
@@ -138,9 +128,11 @@ def _right(probabilities: np.ndarray, examples: Sequence[Labelled]) -> np.ndarra
     return right
 
 
-def _record(bus: Bus, model: Model, champion: registry.Champion, verdict: Verdict) -> registry.LedgerRow:
-    evidence = msgspec.to_builtins(verdict)
-    rows: list[registry.LedgerRow] = []
+def _record(
+    bus: Bus, run: int, model: Model, champion: registry.Champion, verdict: Verdict, learned_from: int, began: float
+) -> Outcome:
+    """The model, the decision, its record for the scorers and the end of the run, in one effect."""
+    outcomes: list[Outcome] = []
 
     def write(cursor: Cursor) -> Sequence[Outgoing]:
         with tempfile.TemporaryDirectory() as folder:
@@ -153,14 +145,17 @@ def _record(bus: Bus, model: Model, champion: registry.Champion, verdict: Verdic
             model.card.version,
             actor="trainer",
             reason=verdict.reason,
-            evidence=evidence,
+            evidence=msgspec.to_builtins(verdict),
             expected_epoch=champion.epoch,
         )
-        rows.append(row)
+        seconds = round(time.monotonic() - began, 2)
+        outcome = Outcome(row.version, verdict.promote, row.epoch, verdict.reason, learned_from, verdict, seconds)
+        _end(cursor, run, "promoted" if verdict.promote else "refused", msgspec.to_builtins(outcome))
+        outcomes.append(outcome)
         return [registry.announcement(row)] if verdict.promote else []
 
     bus.write(write)
-    return rows[-1]
+    return outcomes[-1]
 
 
 def _only_one(connection: Connection) -> None:
@@ -171,7 +166,11 @@ def _only_one(connection: Connection) -> None:
 
 
 def _begin(connection: Connection, trigger: str, data: Dataset) -> int:
+    """Open a run; one that is still open was killed, since this session holds the lock, and has learned nothing."""
     with transaction(connection), connection.cursor() as cursor:
+        cursor.execute("SELECT run FROM training_run WHERE state = 'running'")
+        for (killed,) in cursor.fetchall():
+            _end(cursor, killed, "failed", {"error": "killed"})
         cursor.execute(
             "INSERT INTO training_run (trigger, state, upto, detail, started) VALUES (%s, 'running', %s, %s, %s)"
             " RETURNING run",
@@ -181,9 +180,8 @@ def _begin(connection: Connection, trigger: str, data: Dataset) -> int:
         return int(run)
 
 
-def _end(connection: Connection, run: int, state: str, detail: object) -> None:
-    with transaction(connection), connection.cursor() as cursor:
-        cursor.execute(
-            "UPDATE training_run SET state = %s, detail = %s, finished = %s WHERE run = %s",
-            (state, json.dumps(detail), now_ms(), run),
-        )
+def _end(cursor: Cursor, run: int, state: str, detail: object) -> None:
+    cursor.execute(
+        "UPDATE training_run SET state = %s, detail = %s, finished = %s WHERE run = %s",
+        (state, json.dumps(detail), now_ms(), run),
+    )

@@ -96,11 +96,11 @@ def watch(context: Context) -> None:
 
 
 def waiting(context: Context) -> int:
-    """Trainable examples that came since the last run."""
+    """Trainable examples that came since the last run that came to its end."""
     with closing(context.connect()) as connection, transaction(connection), connection.cursor() as cursor:
         cursor.execute(
             "SELECT count(*) FROM example WHERE NOT holdout"
-            " AND position > (SELECT coalesce(max(upto), 0) FROM training_run WHERE state <> 'failed')"
+            " AND position > (SELECT coalesce(max(upto), 0) FROM training_run WHERE state IN ('promoted', 'refused'))"
         )
         (count,) = cursor.fetchone() or (0,)
         return int(count)

@@ -1,0 +1,85 @@
+"""Training runs and kills: what a run left undone is done by its successor, and what it finished is done once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from loop.conftest import Bench
+from loop.makers import clean_text, prediction, published
+
+from services import store
+from services.stream.errors import Misconfigured
+from services.trainer import run
+from services.trainer.service import waiting
+from services.trainer.setup import register_bundled
+
+
+class Killed(BaseException):
+    """Stands for a kill -9: nothing after it happens."""
+
+
+@pytest.fixture
+def labelled(bench: Bench) -> Bench:
+    """A promoted model and three corrections of one text each."""
+    bench.settings = msgspec.structs.replace(bench.settings, device="cpu")
+    register_bundled(bench.bus)
+    names = ("a", "b", "c")
+    bench.bus.publish([event for name in names for event in (clean_text(name), published(prediction(name)))])
+    bench.run(store.serve, lambda: bench.caught_up(store.GROUP, *store.TOPICS))
+    for name in names:
+        bench.rows(
+            "INSERT INTO example (example_id, feedback_id, prediction_id, text_id, cluster, predicted, label, model,"
+            " epoch, annotator, sampled, holdout, given)"
+            " VALUES (%s, %s, %s, %s, %s, 'neutral', 'positive', 'm1', 1, 'ana', false, false, 1) RETURNING 1",
+            *(name,) * 5,
+        )
+    return bench
+
+
+def test_a_run_that_was_killed_leaves_its_examples_waiting(labelled: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: Any) -> None:
+        raise Killed
+
+    context = labelled.context("trainer")
+    assert waiting(context) == 3
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "challenge", killed)
+        patch.setattr(run, "_end", lambda *_: None)
+        with pytest.raises(Killed):
+            run.train_once(labelled.settings, "volume", lambda _: None)
+    assert labelled.rows("SELECT state FROM training_run") == [("running",)]
+    assert waiting(context) == 3
+    outcome = run.train_once(labelled.settings, "volume", lambda _: None)
+    assert labelled.rows("SELECT state FROM training_run ORDER BY run") == [("failed",), ("refused",)]
+    assert not outcome.promoted and outcome.reason.startswith("not enough evidence")
+    assert waiting(context) == 0
+
+
+def test_a_decision_and_the_end_of_its_run_are_one_effect(labelled: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "_end", killed)
+        with pytest.raises(Killed):
+            run.train_once(labelled.settings, "volume", lambda _: None)
+    assert labelled.rows("SELECT action FROM ledger") == [("promote",)]
+    assert labelled.rows("SELECT count(*) FROM model_version") == [(1,)]
+    assert waiting(labelled.context("trainer")) == 3
+
+
+def test_two_runs_at_once_are_refused(labelled: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = []
+
+    def challenge(*_: Any) -> None:
+        with pytest.raises(Misconfigured, match="another training run") as caught:
+            run.train_once(labelled.settings, "command", lambda _: None)
+        errors.append(caught.value)
+        raise Killed
+
+    monkeypatch.setattr(run, "challenge", challenge)
+    with pytest.raises(Killed):
+        run.train_once(labelled.settings, "volume", lambda _: None)
+    assert len(errors) == 1
