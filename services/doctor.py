@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,10 @@ PACKAGES: Final = (
     "onnxruntime",
 )
 MIN_FREE_GB: Final = 2.0
+MIN_JAVA: Final = 17
+"""What Kafka 4 runs on."""
+CHROMIUM: Final = ("chromium", "chromium-browser", "google-chrome")
+PACKAGE: Final = {"java": "openjdk-17-jre-headless", "mvn": "maven", "chromium": "chromium"}
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -50,9 +55,9 @@ def examine() -> list[Check]:
         _guarded("service user", _user),
         _disk(),
         _device(),
-        _tool("Java 17+ (for a Kafka broker)", "java", "apt-get install openjdk-17-jre-headless"),
-        _tool("Maven (fetches the Kafka broker)", "mvn", "apt-get install maven"),
-        _tool("Chromium (browser tests)", "chromium", "apt-get install chromium"),
+        _java(),
+        _tool("Maven (fetches the Kafka broker)", "mvn", shutil.which("mvn")),
+        _tool("Chromium (browser tests)", "chromium", chromium()),
     ]
 
 
@@ -99,6 +104,36 @@ def _device() -> Check:
     return Check("GPU", done.returncode == 0, (done.stdout or done.stderr).strip(), needed=False)
 
 
-def _tool(name: str, command: str, remedy: str) -> Check:
-    path = shutil.which(command)
-    return Check(name, path is not None, path or "not found", needed=False, remedy="" if path else remedy)
+def chromium() -> str | None:
+    """Where a browser lies that Playwright can drive."""
+    return next(filter(None, map(shutil.which, CHROMIUM)), None)
+
+
+def recent_java() -> str | None:
+    """Where `java` lies, if it is recent enough for a Kafka broker."""
+    path = shutil.which("java")
+    return path if path and java_version(_java_says(path)) >= MIN_JAVA else None
+
+
+def _java_says(path: str) -> str:
+    done = subprocess.run([path, "-version"], capture_output=True, text=True, check=False)  # noqa: S603
+    return done.stderr + done.stdout
+
+
+def java_version(said: str) -> int:
+    """The major version in what `java -version` says; 0 if it says none. Up to 8 it was written 1.8."""
+    found = re.search(r'version "(?:1\.)?(\d+)', said)
+    return int(found[1]) if found else 0
+
+
+def _java() -> Check:
+    name, path = f"Java {MIN_JAVA}+ (for a Kafka broker)", shutil.which("java")
+    if path and not recent_java():
+        finding = f"{path} is {(_java_says(path).splitlines() or ['silent'])[0]}"
+        return Check(name, False, finding, needed=False, remedy=f"apt-get install {PACKAGE['java']}")
+    return _tool(name, "java", path)
+
+
+def _tool(name: str, command: str, path: str | None) -> Check:
+    remedy = "" if path else f"apt-get install {PACKAGE[command]}"
+    return Check(name, path is not None, path or "not found", needed=False, remedy=remedy)

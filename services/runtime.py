@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -20,7 +21,7 @@ from redis.retry import Retry
 from services.settings import LogLevel, Settings
 from services.stream.bus import Bus
 from services.stream.database import Connect, mapped, suppress_lost, transaction
-from services.stream.errors import Fatal, Transient
+from services.stream.errors import Fatal, Misconfigured, Transient
 from services.stream.loop import Backoff, Hooks, Loop
 from services.stream.trips import Trips
 from services.supervisor.process import die_with_parent
@@ -34,6 +35,20 @@ log = logging.getLogger(__name__)
 def now_ms() -> int:
     """Milliseconds since the epoch."""
     return time.time_ns() // 1_000_000
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket on an IPv4 or IPv6 address or a name; port 0 takes a free one.
+
+    Raises:
+        OSError: the port is taken, or the address is not this machine's.
+    """
+    return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+
+
+def address(host: str, port: int) -> str:
+    """How a client writes it."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 class Context:
@@ -53,7 +68,13 @@ class Context:
         return self.settings.open_bus(self.name, self.slot)
 
     def valkey(self) -> redis.Redis:
-        """A client that reconnects by itself a few times; then its errors are for the caller to map."""
+        """A client that reconnects by itself a few times; then its errors are for the caller to map.
+
+        Raises:
+            Misconfigured: no server is named.
+        """
+        if not self.settings.redis:
+            raise Misconfigured(f"{self.name} needs Valkey or Redis: set TICKERLOOP_REDIS=redis://host:port")
         return redis.Redis.from_url(
             self.settings.redis,
             socket_timeout=5,

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from services.doctor import recent_java
+
 SCRIPT = Path(__file__).parents[1] / "ops" / "kafka" / "broker"
 MISSING = "needs Java 17 and Maven: apt-get install openjdk-17-jre-headless maven"
 
@@ -54,7 +56,7 @@ def free_ports() -> int:
 
 def need_kafka() -> None:
     """Skip where Java or Maven is missing; in CI fail."""
-    if not (shutil.which("java") and shutil.which("mvn")):
+    if not (recent_java() and shutil.which("mvn")):
         if os.environ.get("CI") == "true":
             pytest.fail(MISSING)
         pytest.skip(MISSING)

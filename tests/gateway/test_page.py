@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterator
 
 import pytest
 from gateway_kit import Running, clean, made, outgoing
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from services import doctor
 from services.stream import topics
 from services.stream.events import Feedback, decode
 
@@ -22,7 +22,7 @@ HOSTILE = '<img src=x onerror="document.title=\'owned\'"><script>document.title=
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    binary = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    binary = doctor.chromium()
     if binary is None:
         hint = "no Chromium on PATH; get it with `apt-get install -y chromium`"
         if os.environ.get("CI") == "true":

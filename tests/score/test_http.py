@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -92,3 +93,13 @@ def test_without_a_model_it_says_when_to_come_back(client: httpx.Client, holder:
 def test_a_defect_is_a_problem_too(client: httpx.Client, holder: Holder) -> None:
     holder.failure = RuntimeError("defect")
     assert "defect" not in problem(client.post("/score", json={"texts": ["one"]}), 500)["detail"]
+
+
+def test_an_ipv6_address_is_written_as_clients_need_it(holder: Holder) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with ScoreServer(holder, "::1", 0) as server:
+        assert server.address.startswith("http://[::1]:")
+        assert httpx.post(f"{server.address}/score", json={"texts": ["one"]}).status_code == 200
