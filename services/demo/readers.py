@@ -6,8 +6,8 @@ random share (confirming as well as correcting), and elsewhere correct most of t
 
 from __future__ import annotations
 
-import json
 import random
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, Final
@@ -49,9 +49,20 @@ def lines(name: str) -> list[str]:
 
 
 def labels() -> dict[str, Labelled]:
-    """Labels by the text's own id."""
+    """Labels by the text's own id, one for each line of the stream and in its order."""
     found = (msgspec.json.decode(line, type=Labelled) for line in lines("labels.jsonl"))
     return {label.id: label for label in found}
+
+
+def stream() -> list[tuple[Labelled, str]]:
+    """Each line of the stream with what is known of it."""
+    return list(zip(labels().values(), lines("stream.jsonl"), strict=True))
+
+
+def expected(known: Mapping[str, Labelled]) -> dict[str, int]:
+    """What the account must say once all came in: the labels know what becomes of each text."""
+    ends = Counter("duplicate" if label.expect == "copy" else label.expect.split(":")[0] for label in known.values())
+    return {"taken": ends.total()} | {end: ends[end] for end in ("scored", "rejected", "duplicate", "dead")}
 
 
 def set_aside(known: Mapping[str, Labelled], seed: int) -> frozenset[str]:
@@ -133,11 +144,10 @@ def read(
     return corrections, confirmations
 
 
-def raw_lines(known: Mapping[str, Labelled], late: frozenset[str]) -> tuple[str, str]:
+def raw_lines(late: frozenset[str]) -> tuple[str, str]:
     """The stream as JSON lines: what comes first, and the stories in `late`, which come after the promotion."""
     first: list[str] = []
     after: list[str] = []
-    for line in lines("stream.jsonl"):
-        story = known[json.loads(line)["id"]].story
-        (after if story in late else first).append(line)
+    for label, line in stream():
+        (after if label.story in late else first).append(line)
     return "\n".join(first) + "\n", "\n".join(after) + "\n"

@@ -11,9 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 from services.status import Account
+from services.trainer import gate
 from services.trainer.gate import Accuracy
 from services.trainer.registry import LedgerRow
 
+MIN_MEASURED = 250
+"""Texts that nobody corrected: fewer would leave a gain in doubt."""
 NAMES = {
     "energy": "energy desk",
     "metals_ags": "metals and agriculture desk",
@@ -39,10 +42,15 @@ class Rate(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """What the demo showed. `before` and `after` are over the same texts, set aside before any reader acted."""
+    """What the demo showed. `before` and `after` are over the same texts, set aside before any reader acted.
+
+    `expected` is what the labels say the account must be; `windows` counts the monitor's, a minute and a ticker each.
+    """
 
     seed: int
     account: Account
+    expected: dict[str, int]
+    windows: int
     before: Accuracy
     after: Accuracy
     gained: int
@@ -62,12 +70,15 @@ class Report(msgspec.Struct, frozen=True):
 
     @property
     def learned(self) -> bool:
-        """A promoted challenger, an unbroken ledger, a real gain, and every text accounted for."""
+        """A promoted challenger, an unbroken ledger, a gain beyond chance, and every text where it belongs."""
         return (
             self.model_after is not None
             and not self.ledger_problems
             and self.after.rate > self.before.rate
-            and self.account.waiting == 0
+            and self.after.n >= MIN_MEASURED
+            and self.p_value < gate.ALPHA
+            and all(getattr(self.account, name) == n for name, n in self.expected.items())
+            and self.windows > 0
             and self.fresh.by_new_model == self.fresh.texts > 0
         )
 
@@ -81,6 +92,7 @@ def show(report: Report, console: Console, data: Path) -> None:
         f"   ({report.texts_per_second:.0f} texts/s from raw to row)"
     )
     console.print("  " + ", ".join(f"{reason} {n}" for reason, n in sorted(a.reasons.items())))
+    console.print(f"  {report.windows} windows of a minute and a ticker")
     rates = (f"{name} {rate.per_second:,.0f}/s" for name, rate in report.services.items())
     console.print("  events in a second of each service's work: " + ", ".join(rates))
     console.rule("[bold]what the loop learned")

@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
-import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +28,7 @@ from services.demo.readers import Gateway, Labelled
 from services.demo.report import Rate, Report, Sizes, page, show
 from services.settings import PREFIX, Settings
 from services.stream.database import transaction
+from services.stream.errors import Fatal
 from services.supervisor.up import Up
 from services.trainer import gate, registry
 
@@ -43,20 +41,26 @@ TRAIN_S: Final = 90.0
 
 
 def main(seed: int, data: Path) -> int:
-    """Run it; 0 when the loop learned, 1 when it didn't."""
+    """Run it; 0 when the loop learned, 1 when it didn't.
+
+    Raises:
+        Fatal: it broke off.
+    """
     console = Console()
-    shutil.rmtree(data, ignore_errors=True)
     began = time.monotonic()
     settings = Settings(
         database="",
         data=str(data.resolve()),
         models=os.environ.get(PREFIX + "MODELS", ""),
-        port=_free_port(),
+        port=0,
         retrain_after=RETRAIN_AFTER,
         partitions=2,
     )
-    with Up(settings, lambda line: console.print(f"[dim]{line}[/dim]")) as up, _watched(up):
-        report = _loop(up.settings, seed, console.print, began)
+    try:
+        with Up(settings, lambda line: console.print(f"[dim]{line}[/dim]"), fresh=True) as up, up.watched():
+            report = _loop(up.settings, seed, console.print, began)
+    except (TimeoutError, httpx.HTTPError, subprocess.CalledProcessError) as error:
+        raise Fatal(f"the demo broke off: {error} (its logs: {data}/log)") from error
     (data / "report.json").write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2))
     (data / "report.html").write_text(page(report), encoding="utf-8")
     show(report, console, data)
@@ -67,7 +71,7 @@ def _loop(settings: Settings, seed: int, say: Callable[[str], None], began: floa
     known = readers.labels()
     aside = readers.set_aside(known, seed)
     late = frozenset(random.Random(seed).sample(sorted(aside), LATE_STORIES))  # noqa: S311 (a simulation)
-    first, after = readers.raw_lines(known, late)
+    first, after = readers.raw_lines(late)
     gateway = Gateway(f"http://{settings.host}:{settings.port}")
     _ready(gateway)
 
@@ -97,6 +101,8 @@ def _loop(settings: Settings, seed: int, say: Callable[[str], None], began: floa
     return Report(
         seed=seed,
         account=status.account,
+        expected=readers.expected(known),
+        windows=_windows(settings),
         before=gate.accuracy(right[0]),
         after=gate.accuracy(right[1]),
         gained=int(np.sum(right[1] & ~right[0])),
@@ -136,18 +142,6 @@ def ingest(settings: Settings, lines: str) -> None:
         subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 (our own)
 
 
-@contextmanager
-def _watched(up: Up) -> Iterator[None]:
-    stop = threading.Event()
-    thread = threading.Thread(target=up.watch, args=(stop,), daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-
-
 def _ready(gateway: Gateway) -> None:
     deadline = time.monotonic() + START_S
     while True:
@@ -185,6 +179,13 @@ def _ledger(settings: Settings) -> list[registry.LedgerRow]:
         return registry.ledger(cursor)
 
 
+def _windows(settings: Settings) -> int:
+    with closing(settings.connector("demo")()) as connection, transaction(connection), connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM window_minute")
+        (count,) = cursor.fetchone() or (0,)
+        return int(count)
+
+
 def _verify(settings: Settings) -> list[str]:
     return registry.verify(_ledger(settings))
 
@@ -210,9 +211,3 @@ def _measured(prediction: Mapping[str, Any], known: Mapping[str, Labelled], asid
 
 def _model(predictions: Sequence[Mapping[str, Any]]) -> str:
     return str(predictions[0]["model"])
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

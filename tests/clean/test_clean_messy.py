@@ -12,7 +12,7 @@ from services.demo import readers
 from .conftest import Fates, record
 
 EXPECTED = {label.id: label.expect for label in readers.labels().values() if label.part == "messy"}
-ROWS = [text for text in map(json.loads, readers.lines("stream.jsonl")) if text["id"] in EXPECTED]
+ROWS = [json.loads(line) for label, line in readers.stream() if label.part == "messy"]
 
 FATES = {
     "scored": {"clean"},
