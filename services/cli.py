@@ -1,4 +1,4 @@
-"""The `tickerloop` command. Exit codes: 0 done, 1 a check found something wrong, 2 misuse, 3 a fatal error."""
+"""The `tickerloop` command; its help tells the exit codes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from importlib import import_module
 from pathlib import Path
@@ -22,7 +22,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from services.settings import PREFIX, Settings, from_environment, settings_of
-from services.stream.errors import TickerloopError
+from services.stream.errors import Rejected, TickerloopError
 
 EXIT_FATAL: Final = 3
 
@@ -73,7 +73,7 @@ class Main(click.Group):
         """Run a command."""
         try:
             return super().invoke(ctx)
-        except TickerloopError as error:
+        except (TickerloopError, TimeoutError) as error:
             notes.print(f"[red]tickerloop:[/red] {escape(str(error))}", highlight=False, markup=True)
             ctx.exit(EXIT_FATAL)
 
@@ -93,6 +93,8 @@ def main(context: click.Context) -> None:
 
     Settings come from the environment (TICKERLOOP_DATABASE, TICKERLOOP_BUS, ...); without them, commands talk to
     what `tickerloop up` runs on the data folder (TICKERLOOP_DATA, by default ./var).
+
+    Exit codes: 0 done, 1 a check found something wrong, 2 misuse, 3 it could not be done.
     """
     context.obj = settings
 
@@ -111,6 +113,7 @@ def up(bus: str, database: str, redis: str, data: str, host: str, port: int, rep
     Each option may be given by its variable instead (TICKERLOOP_BUS, ...), as may every other setting. A service
     that dies is restarted. The first start takes some seconds: it creates the database and builds the int8 model.
     """
+    from services.runtime import address
     from services.supervisor.up import Up
 
     base = {key.removeprefix(PREFIX).lower(): value for key, value in os.environ.items() if key.startswith(PREFIX)}
@@ -118,20 +121,30 @@ def up(bus: str, database: str, redis: str, data: str, host: str, port: int, rep
     chosen = {"bus": bus, "database": database, "redis": redis, "data": folder, "host": host, "port": str(port)}
     known = {field.name for field in msgspec.structs.fields(Settings)}
     wanted = settings_of({k: v for k, v in (base | chosen).items() if k in known})
-    try:
-        counts = {name: int(count) for name, _, count in (part.partition("=") for part in replicas)}
-    except ValueError:
-        raise click.UsageError("--replicas takes SERVICE=N, e.g. score=2") from None
-    unknown = set(counts) - set(ENTRIES)
-    if unknown:
-        raise click.UsageError(f"--replicas: there is no service {', '.join(sorted(unknown))}")
+    counts = _counts(replicas)
+    if wanted.score_port and counts.get("score", 1) > 1:
+        raise click.UsageError("several scorers can't share TICKERLOOP_SCORE_PORT; without it each takes a free port")
     stop = threading.Event()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: ends a start, however long it would take
     with Up(wanted, lambda line: notes.print(f"[dim]up:[/dim] {escape(line)}", highlight=False), counts) as running:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
-        notes.print(f"tickerloop is up: [bold]http://{host}:{port}[/bold]   logs in {escape(data)}/log   Ctrl-C stops")
+        url = escape(address(running.settings.host, running.settings.port))
+        notes.print(f"tickerloop is up: [bold]{url}[/bold]   logs in {escape(data)}/log   Ctrl-C stops")
         running.watch(stop)
+
+
+def _counts(replicas: Sequence[str]) -> dict[str, int]:
+    parts = [part.partition("=") for part in replicas]
+    if not all(count.isdecimal() for _, _, count in parts):
+        raise click.UsageError("--replicas takes SERVICE=N, e.g. score=2")
+    counts = {name: int(count) for name, _, count in parts}
+    unknown = set(counts) - set(ENTRIES)
+    if unknown:
+        raise click.UsageError(f"--replicas: there is no service {', '.join(sorted(unknown))}")
+    if counts.get("gateway", 1) > 1:
+        raise click.UsageError("--replicas: two gateways can't listen on one port")
+    return counts
 
 
 @main.command()
@@ -188,11 +201,16 @@ def _print_status(found: Any) -> None:
     for row in found.lags:
         table.add_row(row.group, row.topic, f"{row.end:,}", f"{row.position:,}", f"{row.lag:,}")
     console.print(table)
-    table = Table("service", "slot", "process", "state", box=None)
+    table = Table("service", "slot", "process", "state", "model", "epoch", box=None)
     for service in found.services:
         state = service.state if service.alive else "[red]silent[/red]"
-        table.add_row(service.name, str(service.slot), str(service.pid), state)
+        model, epoch = (str(service.detail.get(key, "")) for key in ("model", "epoch"))
+        table.add_row(service.name, str(service.slot), str(service.pid), state, model, epoch)
     console.print(table)
+    for service in found.services:
+        if refused := service.detail.get("refused"):
+            why = f"the model of epoch {refused['epoch']}: {refused['reason']}"
+            console.print(f"[red]{service.name} {service.slot} refuses[/red] {escape(why)}")
     for topic, count in found.dead_letters.items():
         if count:
             console.print(f"[yellow]{count:,} dead letters in {topic}[/yellow]; look: tickerloop dlq show {topic}")
@@ -296,6 +314,8 @@ def replay(group: str, topic: str, start: str) -> None:
 
     chosen = settings()
     deadletters.check_reads(chosen, group, topic)
+    if start.startswith("offset:") and not start.removeprefix("offset:").isdecimal():
+        raise click.UsageError(f"--from offset:N takes a number, not {start!r}")
     with closing(chosen.open_bus("replay")) as bus:
         goal = deadletters.positions(bus, topic, start)
         bus.seek(group, goal)
@@ -335,7 +355,7 @@ def models_show(version: str) -> None:
     with database() as cursor:
         found = {v.version: v for v in registry.versions(cursor)}
     if version not in found:
-        raise click.UsageError(f"there is no model {version}; `tickerloop models list` shows them")
+        raise Rejected("unknown", f"there is no model {version}; `tickerloop models list` shows them")
     show(found[version])
 
 
