@@ -1,7 +1,8 @@
-"""The published schemas are what the code says, and what it writes fits them."""
+"""The published schemas are what the code says, what it writes fits them, and no migration changes once it is out."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import jsonschema
@@ -44,3 +45,13 @@ def test_what_is_written_fits_its_schema() -> None:
     jsonschema.validate(_prediction("positive"), json.loads(schema("predictions")))
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(_prediction("bullish"), json.loads(schema("predictions")))
+
+
+def test_no_migration_changed_after_it_was_pinned() -> None:
+    folder = FOLDER.parent / "sql"
+    found = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.glob("*.sql")}
+    pinned = (line.split() for line in (folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines())
+    assert found == {name: digest for digest, name in pinned}, (
+        "a database that applied a migration never sees its changes: write a new one, then in schemas/sql "
+        "`sha256sum *.sql > SHA256SUMS`"
+    )
