@@ -8,6 +8,7 @@ import textwrap
 from pathlib import Path
 from typing import Any, Final
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -70,6 +71,18 @@ def test_every_setting_says_what_it_means(path: str, name: str) -> None:
 
 def _is_text(node: Any) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def test_every_command_shown_exists() -> None:
+    shown = re.findall(r"^(?:[A-Z_]+=\S+ )*tickerloop (.+?)(?: #|$)", "\n".join(_blocks(README)), re.MULTILINE)
+    assert {words.split()[0] for words in shown} >= {"up", "ingest", "status", "dlq", "replay", "run", "train"}
+    for words in shown:
+        name, *rest = words.split()
+        command = main.commands[name]
+        if isinstance(command, click.Group):
+            command = command.commands[rest.pop(0)]
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in rest if word.startswith("--")} <= known, words
 
 
 def test_the_readme_names_both_prefixes() -> None:

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -41,9 +41,11 @@ def eventually(condition: Callable[[], Any], seconds: float, otherwise: str) -> 
 
 
 class TickerLoop:
-    """`tickerloop up` on `data`, which lies in an `open_folder`."""
+    """`tickerloop up` on `data`, which lies in an `open_folder`; `options` are further ones of its command."""
 
-    def __init__(self, data: Path, bus: str = "embedded", settings: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, data: Path, bus: str = "embedded", settings: dict[str, str] | None = None, options: Sequence[str] = ()
+    ) -> None:
         self.data, self.port = data, free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.environment = os.environ | {"TICKERLOOP_DATA": str(data)} | (settings or {})
@@ -51,7 +53,7 @@ class TickerLoop:
         data.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(
-                [*COMMAND, "up", "--data", str(data), "--port", str(self.port), "--bus", bus],
+                [*COMMAND, "up", "--data", str(data), "--port", str(self.port), "--bus", bus, *options],
                 stdout=out, stderr=out, env=self.environment, start_new_session=True,
             )  # fmt: skip
 

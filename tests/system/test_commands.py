@@ -71,7 +71,9 @@ def test_status_tells_people_what_it_tells_scripts(loop: TickerLoop) -> None:
         assert [row["group"], row["topic"], *(str(row[key]) for key in ("end", "position", "lag"))] in lines
     for service in found["services"]:
         assert service["alive"]
-        assert [service["name"], str(service["slot"]), str(service["pid"]), service["state"]] in lines
+        row = [service["name"], str(service["slot"]), str(service["pid"]), service["state"]]
+        served = [str(service["detail"][key]) for key in ("model", "epoch")] if service["name"] == "score" else []
+        assert row + served in lines
 
 
 def test_a_service_that_says_nothing_is_unhealthy(loop: TickerLoop) -> None:

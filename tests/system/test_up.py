@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 from system.account import ORDER, SCORED, accounted, in_order
@@ -122,6 +125,24 @@ def _in_group(group: int) -> list[psutil.Process]:
             if os.getpgid(process.pid) == group:
                 found.append(process)
     return found
+
+
+def test_up_listens_where_it_is_told_and_says_so(folder: Path) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    settings = {"TICKERLOOP_METRICS_PORT": str(free_port())}  # each service on its own would take this one
+    with TickerLoop(folder / "data", settings=settings, options=("--host", "::1", "--port", "0")) as loop:
+        loop.wait_for_log("tickerloop is up:")
+        (url,) = re.findall(r"tickerloop is up: (http://\[::1\]:\d+) ", loop.said())
+        assert not url.endswith(":0")
+        answer = httpx.post(f"{url}/v1/score", json={"texts": ["Profit doubles"]}, timeout=30)
+        assert answer.status_code == 200, answer.text
+        assert "tickerloop_events_total" in httpx.get(f"{url}/metrics").text
+        ((scorer,),) = loop.rows("SELECT address FROM service WHERE name = 'score'")
+        assert scorer.startswith("http://127.0.0.1:"), "only the gateway meets the world"
+        assert "ended with" not in loop.said(), loop.said()
 
 
 def test_ctrl_c_drains_and_leaves_nothing_behind_and_a_new_start_goes_on(folder: Path) -> None:

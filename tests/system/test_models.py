@@ -1,0 +1,184 @@
+"""Two scorers on one stream: training by trigger and by command, and models that change in its middle."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from system.account import ORDER, SCORED, accounted, in_order
+from system.loop import TickerLoop, eventually
+from system.texts import write
+
+pytestmark = pytest.mark.system
+
+COUNT = 4_000
+RATE = "400"
+RETRAIN_AFTER = 60
+LABELS = ("negative", "neutral", "positive")
+CHANGES = ("promote", "rollback")
+FORGE = "SET session_replication_role = replica"
+"""A superuser gets past the trigger that keeps the ledger append-only."""
+
+
+@pytest.fixture(scope="module")
+def loop(shared_folder: Path) -> Iterator[TickerLoop]:
+    settings = {"TICKERLOOP_RETRAIN_AFTER": str(RETRAIN_AFTER)}
+    with TickerLoop(shared_folder, settings=settings, options=("--replicas", "score=2")) as running:
+        yield running
+
+
+def minute() -> int:
+    return (int(time.time()) // 60 - 10) * 60_000
+
+
+def ledger(loop: TickerLoop) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(loop.run("models", "ledger"))
+    return found
+
+
+def champion(loop: TickerLoop) -> dict[str, Any]:
+    found: dict[str, Any] = loop.status()["champion"]
+    return found
+
+
+def scorers(loop: TickerLoop) -> list[dict[str, Any]]:
+    return [service["detail"] for service in loop.status()["services"] if service["name"] == "score"]
+
+
+def challenger(loop: TickerLoop) -> str:
+    """A registered model that is not in service."""
+    found = json.loads(loop.run("models", "list", "--json"))
+    return next(str(version["version"]) for version in found if not version["champion"])
+
+
+def change(loop: TickerLoop, *arguments: str) -> int:
+    """Promote or roll back, on the champion as it is now; the new epoch."""
+    before = champion(loop)
+    said = loop.run(
+        "models", *arguments, "--reason", "a test", "--actor", "ana", "--expected-epoch", str(before["epoch"])
+    )
+    after = champion(loop)
+    assert said == f"epoch {after['epoch']}: {after['version']} (was {before['version']})\n"
+    return int(after["epoch"])
+
+
+def test_with_one_model_there_is_nothing_to_learn_from_nor_to_go_back_to(loop: TickerLoop) -> None:
+    done = loop.call("train")
+    assert done.returncode == 3 and "correct some predictions first" in " ".join(done.stderr.split())
+    done = loop.call("models", "rollback", "--reason", "a test")
+    assert done.returncode == 3 and "no earlier champion" in done.stderr
+    assert [row["action"] for row in ledger(loop)] == ["promote"]
+
+
+def test_enough_corrections_start_a_training_that_the_ledger_tells_of(loop: TickerLoop, tmp_path: Path) -> None:
+    first = champion(loop)
+    write(tmp_path / "texts.jsonl", 3 * RETRAIN_AFTER, 51, minute())
+    loop.run("ingest", str(tmp_path / "texts.jsonl"), "--id-field", "id", "--wait")
+    for prediction, text, label in loop.rows("SELECT prediction_id, text_id, label FROM prediction"):
+        word = {"label": LABELS[(LABELS.index(label) + 1) % 3], "annotator": "ana"}
+        loop.post("/v1/feedback", word | {"prediction_id": prediction, "text_id": text})
+    rows = eventually(lambda: len(found := ledger(loop)) > 1 and found, 90, "no training came of it")
+    row = rows[1]
+    assert row["actor"] == "trainer" and row["action"] in ("promote", "refuse")
+    assert row["champion"] == first["version"] != row["version"] and row["reason"]
+    assert {"champion", "challenger", "p_value", "anchor_champion"} <= row["evidence"].keys()
+    state = "promoted" if row["action"] == "promote" else "refused"
+    runs = eventually(
+        lambda: loop.rows("SELECT trigger, state FROM training_run WHERE finished > 0"), 20, "the run was not closed"
+    )
+    assert runs[0] == ("volume", state)
+    assert champion(loop)["version"] == row["champion" if state == "refused" else "version"]
+
+
+def test_a_training_by_command_says_what_it_decided(loop: TickerLoop) -> None:
+    before = ledger(loop)
+    outcome = json.loads(loop.run("train"))
+    after = ledger(loop)
+    assert after[: len(before)] == before and after[-1]["epoch"] == outcome["epoch"] == len(after)
+    assert (after[-1]["action"] == "promote") is outcome["promoted"]
+    assert (after[-1]["version"], after[-1]["reason"]) == (outcome["version"], outcome["reason"])
+    assert outcome["learned_from"] >= RETRAIN_AFTER
+    assert loop.rows("SELECT trigger FROM training_run ORDER BY run DESC LIMIT 1") == [("command",)]
+
+
+def test_list_and_show_tell_of_every_model(loop: TickerLoop) -> None:
+    found = json.loads(loop.run("models", "list", "--json"))
+    current = champion(loop)["version"]
+    assert [v["version"] for v in found if v["champion"]] == [current] and len(found) > 1
+    assert {v["version"] for v in found} == {row["version"] for row in ledger(loop)}
+    lines = [line.split() for line in loop.run("models", "list").splitlines()]
+    assert ["*", current] in [line[:2] for line in lines]
+    for version in found:
+        assert json.loads(loop.run("models", "show", version["version"])) == version
+    status = [line.split() for line in loop.run("status").splitlines()]
+    for slot, scorer in enumerate(scorers(loop)):
+        shown = next(line for line in status if line[:2] == ["score", str(slot)])
+        assert shown[-2:] == [scorer["model"], str(scorer["epoch"])] and scorer["model"] == current
+
+
+@pytest.mark.parametrize("arguments", [("show", "nope"), ("promote", "nope", "--reason", "a test")])
+def test_a_model_that_there_is_none_of(loop: TickerLoop, arguments: tuple[str, ...]) -> None:
+    done = loop.call("models", *arguments)
+    assert done.returncode == 3 and "there is no model nope" in done.stderr
+
+
+@pytest.mark.parametrize("action", CHANGES)
+def test_a_decision_on_a_champion_that_has_moved_is_refused(loop: TickerLoop, action: str) -> None:
+    before = ledger(loop)
+    arguments = ("promote", challenger(loop)) if action == "promote" else ("rollback",)
+    done = loop.call("models", *arguments, "--reason", "a test", "--expected-epoch", "999")
+    assert done.returncode == 3 and f"epoch is {champion(loop)['epoch']}, not 999" in " ".join(done.stderr.split())
+    assert ledger(loop) == before
+
+
+def test_models_change_in_mid_stream_and_no_text_is_lost_or_scored_by_two(loop: TickerLoop, tmp_path: Path) -> None:
+    stories = write(tmp_path / "texts.jsonl", COUNT, 52, minute())
+    before = loop.status()
+    (start,) = loop.rows("SELECT max(position) FROM prediction")[0]
+    other = challenger(loop)
+    feeding = loop.start("ingest", str(tmp_path / "texts.jsonl"), "--id-field", "id", "--rate", RATE)
+    epochs = [before["champion"]["epoch"]]
+    for share, arguments in zip((0.1, 0.3, 0.5, 0.7), 2 * (("promote", other), ("rollback",)), strict=True):
+        query = f"SELECT count(*) FROM prediction WHERE position > {start}"  # noqa: S608 (our own)
+        eventually(lambda q=query, n=share * COUNT: loop.rows(q)[0][0] >= n, 60, f"no progress to {share:.0%}")
+        assert feeding.poll() is None, "the stream ended too soon to change anything in its middle"
+        epochs.append(change(loop, *arguments))
+    assert feeding.wait(120) == 0
+    loop.run("status", "--wait")
+    accounted(loop.status(), (i for (i,) in loop.rows(SCORED + f" WHERE position > {start}")), stories, before)
+    in_order(loop.rows(ORDER))
+    champions = {row["epoch"]: row["version"] for row in ledger(loop) if row["action"] in CHANGES}
+    rows = loop.rows(
+        "SELECT origin_partition, epoch, model FROM prediction"  # noqa: S608 (our own)
+        f" WHERE position > {start} ORDER BY origin_partition, origin_offset"
+    )
+    by_partition: dict[int, list[int]] = defaultdict(list)
+    for partition, epoch, model in rows:
+        assert champions[epoch] == model, "one model per epoch: the ledger's"
+        by_partition[partition].append(epoch)
+    assert len(by_partition) == 4
+    for found in by_partition.values():
+        assert found == sorted(found), "epochs run backwards"
+        assert set(found) == set(epochs), "each model has had its turn"
+    eventually(
+        lambda: [(s["epoch"], s["model"]) for s in scorers(loop)] == 2 * [(epochs[-1], champions[epochs[-1]])],
+        20,
+        "a scorer stayed behind",
+    )
+
+
+def test_verify_finds_a_row_that_was_forged(loop: TickerLoop) -> None:
+    rows = len(ledger(loop))
+    done = loop.call("models", "verify")
+    assert (done.returncode, done.stdout) == (0, f"{rows} rows, 0 problems\n")
+    loop.execute(FORGE, "UPDATE ledger SET reason = 'forged ' || reason WHERE epoch = 2")
+    done = loop.call("models", "verify")
+    assert done.returncode == 1
+    assert done.stdout == f"row 2: its content was changed after it was written\n{rows} rows, 1 problems\n"
+    loop.execute(FORGE, "UPDATE ledger SET reason = substr(reason, 8) WHERE epoch = 2")
+    assert loop.call("models", "verify").returncode == 0
