@@ -7,22 +7,30 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from system.account import ORDER, SCORED, accounted, in_order
 from system.loop import TickerLoop, eventually
-from system.texts import write
+from system.texts import Story, write
 
 pytestmark = pytest.mark.system
 
 COUNT = 4_000
-RATE = "400"
+RATE = "300"
 RETRAIN_AFTER = 60
 LABELS = ("negative", "neutral", "positive")
 CHANGES = ("promote", "rollback")
 FORGE = "SET session_replication_role = replica"
 """A superuser gets past the trigger that keeps the ledger append-only."""
+
+
+class Corpus(NamedTuple):
+    """The stories in two files: `first` is there to be corrected, in `rest` models change."""
+
+    stories: dict[str, Story]
+    first: Path
+    rest: Path
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +40,15 @@ def loop(shared_folder: Path) -> Iterator[TickerLoop]:
         yield running
 
 
-def minute() -> int:
-    return (int(time.time()) // 60 - 10) * 60_000
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    folder = tmp_path_factory.mktemp("corpus")
+    stories = write(folder / "all.jsonl", COUNT, 51, (int(time.time()) // 60 - 10) * 60_000)
+    lines = (folder / "all.jsonl").read_text().splitlines(keepends=True)
+    first, rest = folder / "first.jsonl", folder / "rest.jsonl"
+    first.write_text("".join(lines[: 3 * RETRAIN_AFTER]))
+    rest.write_text("".join(lines[3 * RETRAIN_AFTER :]))
+    return Corpus(stories, first, rest)
 
 
 def ledger(loop: TickerLoop) -> list[dict[str, Any]]:
@@ -75,10 +90,9 @@ def test_with_one_model_there_is_nothing_to_learn_from_nor_to_go_back_to(loop: T
     assert [row["action"] for row in ledger(loop)] == ["promote"]
 
 
-def test_enough_corrections_start_a_training_that_the_ledger_tells_of(loop: TickerLoop, tmp_path: Path) -> None:
+def test_enough_corrections_start_a_training_that_the_ledger_tells_of(loop: TickerLoop, corpus: Corpus) -> None:
     first = champion(loop)
-    write(tmp_path / "texts.jsonl", 3 * RETRAIN_AFTER, 51, minute())
-    loop.run("ingest", str(tmp_path / "texts.jsonl"), "--id-field", "id", "--wait")
+    loop.run("ingest", str(corpus.first), "--id-field", "id", "--wait")
     for prediction, text, label in loop.rows("SELECT prediction_id, text_id, label FROM prediction"):
         word = {"label": LABELS[(LABELS.index(label) + 1) % 3], "annotator": "ana"}
         loop.post("/v1/feedback", word | {"prediction_id": prediction, "text_id": text})
@@ -127,30 +141,20 @@ def test_a_model_that_there_is_none_of(loop: TickerLoop, arguments: tuple[str, .
     assert done.returncode == 3 and "there is no model nope" in done.stderr
 
 
-@pytest.mark.parametrize("action", CHANGES)
-def test_a_decision_on_a_champion_that_has_moved_is_refused(loop: TickerLoop, action: str) -> None:
-    before = ledger(loop)
-    arguments = ("promote", challenger(loop)) if action == "promote" else ("rollback",)
-    done = loop.call("models", *arguments, "--reason", "a test", "--expected-epoch", "999")
-    assert done.returncode == 3 and f"epoch is {champion(loop)['epoch']}, not 999" in " ".join(done.stderr.split())
-    assert ledger(loop) == before
-
-
-def test_models_change_in_mid_stream_and_no_text_is_lost_or_scored_by_two(loop: TickerLoop, tmp_path: Path) -> None:
-    stories = write(tmp_path / "texts.jsonl", COUNT, 52, minute())
-    before = loop.status()
+def test_models_change_in_mid_stream_and_no_text_is_lost_or_scored_by_two(loop: TickerLoop, corpus: Corpus) -> None:
     (start,) = loop.rows("SELECT max(position) FROM prediction")[0]
     other = challenger(loop)
-    feeding = loop.start("ingest", str(tmp_path / "texts.jsonl"), "--id-field", "id", "--rate", RATE)
-    epochs = [before["champion"]["epoch"]]
-    for share, arguments in zip((0.1, 0.3, 0.5, 0.7), 2 * (("promote", other), ("rollback",)), strict=True):
+    feeding = loop.start("ingest", str(corpus.rest), "--id-field", "id", "--rate", RATE)
+    epochs = [champion(loop)["epoch"]]
+    there, back = ("promote", other), ("rollback",)
+    for share, arguments in ((0.05, there), (0.15, back), (0.25, there), (0.35, back), (0.45, there)):
         query = f"SELECT count(*) FROM prediction WHERE position > {start}"  # noqa: S608 (our own)
         eventually(lambda q=query, n=share * COUNT: loop.rows(q)[0][0] >= n, 60, f"no progress to {share:.0%}")
         assert feeding.poll() is None, "the stream ended too soon to change anything in its middle"
         epochs.append(change(loop, *arguments))
     assert feeding.wait(120) == 0
     loop.run("status", "--wait")
-    accounted(loop.status(), (i for (i,) in loop.rows(SCORED + f" WHERE position > {start}")), stories, before)
+    accounted(loop.status(), (i for (i,) in loop.rows(SCORED)), corpus.stories)
     in_order(loop.rows(ORDER))
     champions = {row["epoch"]: row["version"] for row in ledger(loop) if row["action"] in CHANGES}
     rows = loop.rows(
@@ -170,6 +174,15 @@ def test_models_change_in_mid_stream_and_no_text_is_lost_or_scored_by_two(loop: 
         20,
         "a scorer stayed behind",
     )
+
+
+@pytest.mark.parametrize("action", CHANGES)
+def test_a_decision_on_a_champion_that_has_moved_is_refused(loop: TickerLoop, action: str) -> None:
+    before = ledger(loop)
+    arguments = ("promote", challenger(loop)) if action == "promote" else ("rollback",)
+    done = loop.call("models", *arguments, "--reason", "a test", "--expected-epoch", "999")
+    assert done.returncode == 3 and f"epoch is {champion(loop)['epoch']}, not 999" in " ".join(done.stderr.split())
+    assert ledger(loop) == before
 
 
 def test_verify_finds_a_row_that_was_forged(loop: TickerLoop) -> None:
