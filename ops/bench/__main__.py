@@ -8,11 +8,11 @@ from typing import Any
 import click
 import msgspec
 
-from ops.bench import end_to_end, live, plumbing
+from ops.bench import end_to_end, engine, live, plumbing
 from ops.bench.common import ROOT, Corpus, buses, console, machine, write
 
 DEMO = ROOT / "services" / "demo" / "stream.jsonl"
-NAMES = ("end_to_end", "plumbing", "live")
+NAMES = ("engine", "end_to_end", "plumbing", "live")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -34,6 +34,7 @@ def main(
     """Benchmarks of the loop on this machine; without NAMES all of them.
 
     \b
+      engine       the engine against the transformers pipeline and plain ONNX Runtime, and by length of text
       end_to_end   a file to rows in Postgres, against the bare engine on the same texts
       plumbing     the same with scoring replaced by a constant
       live         accepted → seen on the live stream at a steady rate, with a swap in the middle
@@ -45,7 +46,9 @@ def main(
     for name in names or NAMES:
         console.rule(name)
         figures: dict[str, Any] = {"texts_file": texts.name, "runs": runs}
-        for bus in (only,) if only else buses():
+        if name == "engine":
+            figures |= engine.run(corpus.texts, runs)
+        for bus in () if name == "engine" else (only,) if only else buses():
             if name == "end_to_end":
                 figures[bus] = end_to_end.run(corpus, runs, bus)
             elif name == "plumbing":

@@ -1,0 +1,162 @@
+"""The engine against what a user would pick instead: the same base, the same texts, one machine, in turn.
+
+Every arm gets texts and gives labels, tokenising included. The rivals run the base with a linear classifier, as
+`AutoModelForSequenceClassification` makes it; ours runs the bundled model, whose head is the larger one.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnxruntime.quantization import quantize_dynamic
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+from ops.bench.common import ROOT, console
+from services.score import artifact
+from services.score.base import find
+from services.score.batching import plan
+from services.score.engine import Engine, open_engine
+from services.score.tokens import MAX_TOKENS
+
+TEXTS: Final = 4_096
+SEED: Final = 7
+RIVAL_BUDGET: Final = 1_024
+LENGTHS: Final = (8, 32, 128, 512)
+"""Tokens; the engine reads the first 256 of a text."""
+BY_LENGTH_TOKENS: Final = 32_768
+
+Arm = Callable[[Sequence[str]], object]
+
+
+def run(texts: Sequence[str], runs: int) -> dict[str, Any]:
+    """Texts per second of each arm, their ratio to the pipeline's, and the engine's by length of text."""
+    chosen = random.Random(SEED).sample(list(texts), min(TEXTS, len(texts)))
+    engine = open_engine(artifact.bundled(), device="cpu", cache=ROOT / "var" / "models")
+    with tempfile.TemporaryDirectory() as folder:
+        arms = {**rivals(Path(folder)), "engine": engine.score}
+        seconds = timed({name: (arm, chosen) for name, arm in arms.items()}, runs)
+    rates = {name: round(len(chosen) / spent, 1) for name, spent in seconds.items()}
+    tokens = [len(found.ids) for found in engine.runtime.tokenizer(chosen)]  # type: ignore[union-attr]
+    figures = {
+        "texts": len(chosen),
+        "mean_tokens": round(float(np.mean(tokens)), 1),
+        "texts_per_s": rates,
+        "times_the_pipeline": {name: round(rate / rates["pipeline"], 2) for name, rate in rates.items()},
+        "times_the_plain_loop": round(rates["engine"] / rates["onnx int8, token budget"], 2),
+        "by_length": by_length(engine, chosen, runs),
+    }
+    console.print(f"  {figures}")
+    return figures
+
+
+def timed(arms: Mapping[str, tuple[Arm, Sequence[str]]], runs: int) -> dict[str, float]:
+    """Median seconds of each arm over its texts, after a warm-up; the arms take turns."""
+    found: dict[str, list[float]] = {name: [] for name in arms}
+    for arm, texts in arms.values():
+        arm(texts[:128])
+    for _ in range(runs):
+        for name, (arm, texts) in arms.items():
+            started = time.perf_counter()
+            arm(texts)
+            found[name].append(time.perf_counter() - started)
+            console.print(f"  {name}: {len(texts) / found[name][-1]:.0f} texts/s")
+    return {name: median(spent) for name, spent in found.items()}
+
+
+def rivals(folder: Path) -> dict[str, Arm]:
+    """What a user would write, from the first thing in the documentation to a careful loop."""
+    base = find().folder
+    tokenizer = AutoTokenizer.from_pretrained(str(base))
+    model = AutoModelForSequenceClassification.from_pretrained(str(base), num_labels=3).eval()
+    classify = pipeline("text-classification", model=model, tokenizer=tokenizer, batch_size=32, device="cpu")
+    session = _plain_int8(model, folder)
+
+    def whole(texts: Sequence[str]) -> object:
+        return classify(list(texts), truncation=True, max_length=MAX_TOKENS)
+
+    def fixed(texts: Sequence[str]) -> object:
+        return [_labels(session, tokenizer(list(texts[at : at + 64]), **_PADDED)) for at in range(0, len(texts), 64)]
+
+    def budgeted(texts: Sequence[str]) -> object:
+        ids = tokenizer(list(texts), truncation=True, max_length=MAX_TOKENS)["input_ids"]
+        batches = plan([len(found) for found in ids], RIVAL_BUDGET)
+        padded = (tokenizer.pad({"input_ids": [ids[i] for i in batch]}, return_tensors="np") for batch in batches)
+        return [_labels(session, batch) for batch in padded]
+
+    return {
+        "pipeline": whole,
+        "pipeline, sorted": lambda texts: whole(sorted(texts, key=len)),
+        "onnx int8, batches of 64": fixed,
+        "onnx int8, token budget": budgeted,
+    }
+
+
+_PADDED: Final = {"padding": True, "truncation": True, "max_length": MAX_TOKENS, "return_tensors": "np"}
+
+
+def _labels(session: onnxruntime.InferenceSession, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+    ids, mask = (batch[name].astype(np.int64) for name in ("input_ids", "attention_mask"))
+    logits: np.ndarray = session.run(None, {"ids": ids, "mask": mask})[0]
+    labels: np.ndarray = logits.argmax(axis=1)
+    return labels
+
+
+def _plain_int8(model: Any, folder: Path) -> onnxruntime.InferenceSession:
+    """onnxruntime's own dynamic quantisation of the plain export, with its default threads."""
+    whole, small = folder / "model.onnx", folder / "model.int8.onnx"
+
+    class Logits(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.model(input_ids=ids, attention_mask=mask).logits
+            return logits
+
+    ids = torch.ones(2, 8, dtype=torch.int64)
+    mask = torch.ones_like(ids)
+    mask[1, 5:] = 0
+    free = {0: "texts", 1: "tokens"}
+    model.set_attn_implementation("eager")
+    with torch.inference_mode():
+        torch.onnx.export(
+            Logits().eval(), (ids, mask), str(whole), input_names=["ids", "mask"], output_names=["logits"],
+            dynamic_axes={"ids": free, "mask": free, "logits": {0: "texts"}}, opset_version=17, dynamo=False,
+        )  # fmt: skip
+    model.set_attn_implementation("sdpa")
+    onnx.checker.check_model(str(whole))
+    quantize_dynamic(whole, small)
+    return onnxruntime.InferenceSession(str(small), providers=["CPUExecutionProvider"])
+
+
+def by_length(engine: Engine, texts: Sequence[str], runs: int) -> dict[str, float]:
+    """Texts per second of texts cut or repeated to so many tokens."""
+    words = " ".join(texts).split()
+    arms: dict[str, tuple[Arm, Sequence[str]]] = {}
+    for length in LENGTHS:
+        count = BY_LENGTH_TOKENS // length
+        arms[str(length)] = (
+            engine.score,
+            [_of_length(engine, words[7 * i : 7 * i + length], length) for i in range(count)],
+        )
+    seconds = timed(arms, runs)
+    return {name: round(len(arms[name][1]) / spent, 1) for name, spent in seconds.items()}
+
+
+def _of_length(engine: Engine, words: Sequence[str], tokens: int) -> str:
+    """The longest start of `words` that has at most `tokens` tokens."""
+    text = " ".join(words)
+    while len(text) > 1 and len(engine.runtime.tokenizer([text])[0].ids) > tokens:  # type: ignore[union-attr]
+        text = text.rpartition(" ")[0] or text[:-1]
+    return text
