@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from math import isfinite
 from typing import Final, NamedTuple
 
 MAX_AHEAD_MS: Final = 5 * 60 * 1000
@@ -14,6 +13,9 @@ OLDEST_MS: Final = 631_152_000_000
 
 _MILLIS_FROM: Final = 100_000_000_000
 """Epoch numbers from here on are milliseconds (as seconds they'd lie in the year 5138)."""
+
+_NO_TIME_FROM: Final = 10**18
+"""Larger numbers, infinities too, are no time at all; JSON's integers may be too large for any float."""
 
 
 class EventTime(NamedTuple):
@@ -51,7 +53,7 @@ def _millis(published: str | int | float) -> int | None:
             published = float(published)
         except ValueError:
             return None
-    if not isfinite(published):
+    if not abs(published) < _NO_TIME_FROM:  # nor NaN
         return None
     return int(published if abs(published) >= _MILLIS_FROM else published * 1000)
 
