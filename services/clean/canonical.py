@@ -1,8 +1,8 @@
 """What two copies of one story have in common: its tokens, without what people who pass it on put around it.
 
-Dropped: case, punctuation, articles, links; `RT @x:`, `BREAKING:`, `UPDATE 1-` in front; an agency's name, credits
-and small hashtags behind a finished sentence. Kept, since a change of them is news: every other word, numbers with
-their signs, currency and per cent signs, and emoji that point up or down.
+Dropped: case, punctuation, articles, links; `RT @x:`, `BREAKING:`, `UPDATE 1-`, a news feed's handle in front; an
+agency's name, credits and hashtags of whole trades behind the text. Kept, since a change of them is news: every other
+word, numbers with their signs, currency, per cent and comparison signs, and emoji that point up or down.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 from typing import Final, NamedTuple
 
 from services.clean.length import LINK
+from services.clean.words import TURNS
 
 MIN_LEFT: Final = 8
 """Nothing is dropped from a text's end that leaves fewer words: what is short is about its every word."""
@@ -19,10 +20,16 @@ ARTICLES: Final = frozenset(("a", "an", "the", "and"))
 
 _AGENCY: Final = (
     r"(?:[A-Z][\w.&]{0,30}[ /]){0,3}"
-    r"(?:Reuters|Bloomberg|AP|AFP|PTI|IANS|ANI|Xinhua|Dow\sJones|\w{0,20}(?:[Ww]ire|[Pp]ress)|News|Times|Post)"
+    r"(?:Reuters|Bloomberg|AP|AFP|PTI|IANS|ANI|Xinhua|Dow\sJones|CNBC|MarketWatch|(?:[A-Z]\w{0,20})?[Ww]ire|Press|News"
+    r"|Times|Post|Journal|Financial)(?:/[A-Z]\w{1,20})?"
 )
 _NAME: Final = r"[A-Z][\w.&]{0,30}(?:[ /][A-Z][\w.&]{0,30}){0,3}"
 _DASH: Final = r"(?:-{1,2}|[–—|])"
+_TRADES: Final = (
+    "breaking|breakingnews|business|commodities|earnings|economics|economy|energy|finance|freight|investing|investment"
+    "|markets?|news|retail|shipping|stockmarket|stocks|streaming|tech|technology|trading|wallstreet"
+)
+"""Hashtags that name no company, coin or commodity, so that a change of them is no news."""
 
 _HEAD: Final = re.compile(
     rf"""[^\w@$(+\-#]*(?:
@@ -34,19 +41,19 @@ _HEAD: Final = re.compile(
     )\s*""",
     re.VERBOSE,
 )
-_MENTION: Final = re.compile(r"\s*@\w{1,30}\s+(?=[A-Z])")
-MIN_AFTER_MENTION: Final = 12
-"""Words that must follow a reply's leading @name before it may be dropped: a short text may be about that name."""
+_FEED: Final = re.compile(
+    r"\s*@\w{0,30}(?:alerts?|bot|daily|desk|feed|headlines|media|news|press|times|wire)\s+(?=[A-Z])", re.IGNORECASE
+)
 
 _TAIL: Final = re.compile(
     rf"""(?:
-      (?<=[.!?"”'’)\]])\s*{_DASH}\s*{_NAME} | \s{_DASH}\s*{_AGENCY}
-    | (?<=[.!?"”])\s*\(\s?(?:{_NAME}|(?:Adds|Updates|Recasts|Corrects|Refiles|Repeats)\s[^()\d]{{1,60}})\s?\)
+      (?:\s|(?<=[.!?"”'’)\]]))\s*(?:{_DASH}\s*{_AGENCY} | \(\s?{_AGENCY}\s?\))
+    | (?<=[.!?"”])\s*\(\s?(?:Adds|Updates|Recasts|Corrects|Refiles|Repeats)\s[^()\d]{{1,60}}\)
     | \s*(?:©|\([cC]\))\s?{_NAME} | \s+[vV]ia\s+@\w{{1,30}}
     | \s*\[(?:more|video|photo|\+)\]
     | (?<=[.!?"”])\s*(?:Full\s\w{{4,8}}|Read\smore|More|Source|Link|Story|Details)\s?:
     | (?<=[.!?"”])\s*(?:(?:Reporting|Writing|Compiled|Additional\sreporting|Editing)\sby\s[^\d]{{1,160}})
-    | (?<=[.!?"”\w])(?:\s+\#[a-z]\w{{1,30}}){{1,8}}
+    | (?:\s+\#(?i:{_TRADES})){{1,8}}
     )\s*$""",
     re.VERBOSE,
 )
@@ -57,34 +64,67 @@ _CASHTAGS: Final = re.compile(r"(?:\s+\$[A-Za-z.]{1,8}){1,6}\s*$")
 _CUT: Final = re.compile(r"\s*(?:\.{3,}|…|\[(?:\.{3}|…)\])\s*$")
 _ACRONYM: Final = re.compile(r"\b(?:[a-z]\.){2,}")
 _THOUSANDS: Final = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
-_TOKEN: Final = re.compile(
-    r"(?<![\w.])[+-]?\d+(?:\.\d+)*\w*|[\u3400-\u9fff]|[^\W_\u3400-\u9fff]+|[$€£¥₹%]|[📈📉🚀💀🔴🟢⬆⬇▲▼↑↓]"
+_DASHES: Final = str.maketrans(dict.fromkeys("‐‑‒–—―−", "-"))
+_APART: Final = re.compile(r"(?<=[+-]) (?=[$€£¥₹]?\.?\d)")
+# A hyphen between two digits joins a range or a date; behind `Q3` it is a sign. Brackets round a number are a minus.
+_SIGN: Final = (
+    r"(?:[+±](?=[$€£¥₹]?\.?\d)|(?:(?<!\d)|(?<=[^\W\d_]\d))-(?=[$€£¥₹]?\.?\d)"
+    r"|\((?=[$€£¥₹]?[\d.]{1,20} ?(?:%|[a-z]{1,8})?\)))"
 )
+_TOKEN: Final = re.compile(
+    rf"{_SIGN}?(?:(?<![\w.])\.)?\d+(?:\.\d+)*\w*|{_SIGN}?[$€£¥₹]|[\u3400-\u9fff]|[^\W_\u3400-\u9fff]+|[%≤≥]"
+    # Not the brackets of `<AAPL.O>`.
+    r"|(?<=\w)<|<(?![^\W\d])|(?<!\w)>|>(?=\w)"
+    r"|[📈📉🚀💀🔴🟢🟥🟩⬆⬇▲▼△▽↑↓↗↘🔺🔻🔼🔽👍👎🐂🐻✅❌]"
+)
+_LINKS: Final = re.compile(f"<?{LINK.pattern}", re.IGNORECASE)
 _SAME: Final = {"percent": "%", "pct": "%"}
 
 
 class Canonical(NamedTuple):
-    """Tokens of the story, and whether its end is missing (its last token, maybe half a word, is then left out)."""
+    """The story's tokens; `truncated` when its end is missing, and then its last word may be half a one."""
 
     tokens: list[str]
     truncated: bool
+    whole: int
+    """How many tokens are surely whole."""
 
 
 def canonical(text: str) -> Canonical:
     """The story in `text`."""
     if "://" in text or "www." in text:
-        text = LINK.sub(" ", text).rstrip()
-    text = _behead(text)
-    text = _untail(text)
-    truncated = text[-1:] in ".…]" and _CUT.search(text[-8:]) is not None
-    text = _sans_repeated_cashtags(text)
-    folded = text.casefold().replace("'", "").replace("’", "").replace("−", "-")
+        text = _LINKS.sub(" ", text).rstrip()
+    text = _untail(_behead(text))
+    end = text[-8:]
+    cut = _CUT.search(end) if end[-1:] in ".…]" else None
+    half = cut is not None and _may_be_half(text[: len(text) - len(end) + cut.start()])
+    tokens = _tokens(_sans_repeated_cashtags(text))
+    return Canonical(tokens, cut is not None, len(tokens) - half)
+
+
+def names(title: str) -> frozenset[str]:
+    """Tokens written with a capital, but for words that turn a story round."""
+    capitalised = (word for word in _behead(title).split() if word.lstrip("\"'“‘($#@")[:1].isupper())
+    return frozenset(_tokens(" ".join(capitalised))) - TURNS
+
+
+def _tokens(text: str) -> list[str]:
+    folded = text.casefold().replace("'", "").replace("’", "")
+    if not folded.isascii():
+        folded = folded.translate(_DASHES)
     if "." in folded:
         folded = _ACRONYM.sub(lambda match: match[0].replace(".", ""), folded)
     if "," in folded:
         folded = _THOUSANDS.sub("", folded)
-    tokens = [_SAME.get(token, token) for token in _TOKEN.findall(folded) if token not in ARTICLES]
-    return Canonical(tokens[:-1] if truncated else tokens, truncated)
+    if "+ " in folded or "- " in folded:
+        folded = _APART.sub("", folded)
+    return [_SAME.get(token, token) for token in _TOKEN.findall(folded) if token not in ARTICLES]
+
+
+def _may_be_half(text: str) -> bool:
+    """Whether the last word may lack its end: not a number, a name, or what could become a word that turns a story."""
+    word = text.split()[-1:]
+    return bool(word) and word[0].isalpha() and word[0].islower() and not any(t.startswith(word[0]) for t in TURNS)
 
 
 def _behead(text: str) -> str:
@@ -93,10 +133,8 @@ def _behead(text: str) -> str:
         if match is None:
             break
         text = text[match.end() :]
-    if text[:2].lstrip()[:1] == "@" and text.count(" ") > MIN_AFTER_MENTION:
-        match = _MENTION.match(text)
-        return text[match.end() :] if match else text
-    return text
+    match = _FEED.match(text)
+    return text[match.end() :] if match else text
 
 
 def _untail(text: str) -> str:

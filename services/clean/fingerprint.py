@@ -21,8 +21,8 @@ from zlib import crc32
 import numpy as np
 import xxhash
 
-from services.clean.canonical import canonical
-from services.clean.words import word_set
+from services.clean.canonical import canonical, names
+from services.clean.words import TURNS
 
 ANCHOR_TOKENS: Final = 8
 """A text's first tokens, which a cut-off copy shares; shorter texts are looked for whole only."""
@@ -39,28 +39,10 @@ BANDS: Final = 5
 """At a similarity of 0.95 (`near.SIMILAR`) a pair shares a band with probability 1 − (1 − 0.95⁸)⁵ = 0.996."""
 
 _TITLE_BELOW: Final = 12
-"""Tokens of a body under which its title belongs to the story: feeds send `Read the full report` under every title."""
+"""Tokens of a body under which its title belongs to the story: feeds send `Read the full report` under every title.
+From here on it does where the body doesn't speak of it."""
 
 _CAPITALISED: Final = re.compile(r"\b[A-Z]\w+")
-TURNS: Final = word_set(
-    "not no never none without cannot cant wont dont doesnt didnt isnt wasnt arent werent hasnt havent nor neither"
-    " fails failed up down above below over under more less higher lower rise rises rose risen rising fall falls"
-    " fell fallen falling gain gains gained lose loses lost loss losses profit profits beat beats beating miss"
-    " misses missed missing raise raises raised raising cut cuts cutting hike hikes hiked lift lifts lifted increase"
-    " increases increased decrease decreases decreased grow grows grew growth shrink shrinks shrank decline declines"
-    " declined climb climbs climbed drop drops dropped jump jumps jumped plunge plunges plunged surge surges surged"
-    " slump slumps slumped soar soars soared tumble tumbles tumbled rally rallies rallied slip slips slipped edge"
-    " advance advances advanced retreat retreats retreated upgrade upgrades upgraded downgrade downgrades downgraded"
-    " outperform underperform buy sell hold holds overweight underweight bullish bearish positive negative strong"
-    " weak stronger weaker better worse best worst approve approves approved reject rejects rejected accept accepts"
-    " accepted deny denies denied confirm confirms confirmed win wins won open opens opened close closes closed"
-    " start starts started stop stops stopped halt halts halted resume resumes resumed hire hires hired fire fires"
-    " fired expand expands expanded keep keeps kept maintain maintains maintained first second third fourth half"
-    " quarter one two three four five six seven eight nine ten eleven twelve dozen hundred thousand million billion"
-    " trillion crore lakh today yesterday tomorrow monday tuesday wednesday thursday friday saturday sunday january"
-    " february march april may june july august september october november december"
-)
-
 _SEEDS: Final = np.random.Generator(np.random.PCG64(20_250_101))
 _MULTIPLY: Final = _SEEDS.integers(1, 2**63, HASHES, dtype=np.uint64) | np.uint64(1)
 _ADD: Final = _SEEDS.integers(0, 2**63, HASHES, dtype=np.uint64)
@@ -90,23 +72,40 @@ class Fingerprint(NamedTuple):
 
 
 def fingerprint(body: str, title: str | None, tickers: Sequence[str]) -> Fingerprint:
-    """Keys of a cleaned body; its title counts where the body is too short to be a story."""
-    tokens, truncated = canonical(body)
-    if title and len(tokens) < _TITLE_BELOW:
-        tokens = [*canonical(title).tokens, "/", *tokens]
-    raw = " ".join(tokens).encode("utf-8", "replace")
-    anchor = raw if len(tokens) <= ANCHOR_TOKENS else " ".join(tokens[:ANCHOR_TOKENS]).encode("utf-8", "replace")
-    near = len(tokens) >= NEAR_TOKENS and not truncated
-    bands, signature = _near(tokens, body, tickers) if near else ((), b"")
+    """Keys of a cleaned body; its title counts as far as it says what the body doesn't."""
+    story = canonical(body)
+    before, after = _beyond(title, story.tokens) if title else ([], [])
+    tokens = before + story.tokens
+    anchor = _bytes(tokens[:ANCHOR_TOKENS])
+    known = len(before) + story.whole
+    near = len(tokens) >= NEAR_TOKENS and not story.truncated
+    bands, signature = _near(tokens, body, (*before, *after, *tickers)) if near else ((), b"")
     return Fingerprint(
-        exact=blake2b(raw, digest_size=16).digest(),
+        exact=blake2b(_bytes(tokens + after), digest_size=16).digest(),
         anchor=xxhash.xxh3_64_intdigest(anchor) - 2**63,
-        length=len(tokens),
-        truncated=truncated,
-        prefixes=_prefixes(tokens, anchor),
+        length=known,
+        truncated=story.truncated and story.whole >= ANCHOR_TOKENS,
+        prefixes=_prefixes(tokens[:known], anchor),
         bands=bands,
         signature=signature,
     )
+
+
+def _beyond(title: str, body: list[str]) -> tuple[list[str], list[str]]:
+    """What of a title belongs before the body's tokens and what behind: all of it, or only facts that the body lacks.
+
+    It is of another matter than the body where none of its names is there, or, without names, most of its words aren't.
+    """
+    tokens, named, said = canonical(title).tokens, names(title), frozenset(body)
+    ours = not said.isdisjoint(named) if named else 2 * len(said.intersection(tokens)) >= len(tokens)
+    if len(body) < _TITLE_BELOW or not ours:
+        return [*tokens, "/"], []
+    facts = [token for token in tokens if token not in said and (token in named or not token.isalpha())]
+    return [], ["/", *facts] if facts else []
+
+
+def _bytes(tokens: list[str]) -> bytes:
+    return " ".join(tokens).encode("utf-8", "replace")
 
 
 def _prefixes(tokens: list[str], anchor: bytes) -> bytes:
@@ -119,13 +118,13 @@ def _prefixes(tokens: list[str], anchor: bytes) -> bytes:
     return struct.pack(f"<{len(sums)}I", *sums)
 
 
-def _near(tokens: list[str], body: str, tickers: Sequence[str]) -> tuple[tuple[int, ...], bytes]:
-    """Bands, each bound to the guard: what must be equal in copies, whatever else was edited."""
+def _near(tokens: list[str], body: str, beside: Sequence[str]) -> tuple[tuple[int, ...], bytes]:
+    """Bands, each bound to the guard: what must be equal in copies, whatever else was edited; `beside`, too."""
     names = {name.lower() for name in _CAPITALISED.findall(body)}
     if not names or (not body.isascii() and sum(map(str.isascii, body)) < 0.9 * len(body)):
         return (), b""  # without capitals a name can't be told from a word
     facts = {token for token in tokens if token in TURNS or not token.isalpha()}
-    guard = "\0".join((*sorted(facts), "", *sorted(names), "", *sorted(tickers))).encode("utf-8", "replace")
+    guard = "\0".join((*sorted(facts), "", *sorted(names), "", *sorted(beside))).encode("utf-8", "replace")
     signature = _minhash(tokens[:MAX_NEAR_TOKENS])
     seed = xxhash.xxh3_64_intdigest(guard)
     bands = (signature[2 * ROWS * band : 2 * ROWS * (band + 1)] + bytes((band,)) for band in range(BANDS))

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.clean.fingerprint import TURNS, Fingerprint, fingerprint
+from services.clean.fingerprint import Fingerprint, fingerprint
 from services.clean.near import SIMILAR
+from services.clean.words import TURNS
 
 STORY = "Halvorsen Marine (OSE: HVML) said freight revenue fell 14%, and it may lay up six vessels."
 LONG = (
@@ -25,6 +26,10 @@ REST = (
     " owner's use of foreign flags. Ports along the coast fear that feeder traffic will move to bigger"
     " rivals further south for good."
 )
+
+CUT_BEFORE = "The group said on Monday that the figure which analysts watch was"
+LEFT = "Shares fell after the chief executive left the group."
+COMPLAINT = "Your latest update has made my phone so slow that I can't even read the news on it"
 
 
 def same(one: str, other: str) -> bool:
@@ -51,6 +56,8 @@ def near(a: Fingerprint, b: Fingerprint) -> bool:
         f"OSLO, Nov 3 (Reuters) - {STORY}".replace(", Nov 3", ""),
         f"{STORY} - Harrow Newswire",
         f"{STORY} (Kestrel Financial)",
+        f"{STORY} - Reuters",
+        f"{STORY[:-1]} (Reuters)",
         f"{STORY} (Adds company comment)",
         f"{STORY} via @HarborNews",
         f"{STORY} #shipping #freight",
@@ -103,6 +110,39 @@ def test_news(old: str, new: str) -> None:
         ("Shares of Denmoor fell 6.4% on Thursday after…", "Shares of Castellan fell 6.4% on Thursday after…"),
         ("沪铜主力合约夜盘大涨3.1%", "沪铜主力合约夜盘大跌3.1%"),
         ("Thornbury approves the 9.3 billion deal", "Thornbury rejects the 9.3 billion deal"),
+        ("TSLA+5% in premarket", "TSLA-5% in premarket"),
+        ("净利润同比+12.5%", "净利润同比-12.5%"),
+        ("Sensex + 200", "Sensex - 200"),
+        ("Nifty 50 + 0.5%", "Nifty 50 - 0.5%"),
+        ("Denmoor margin Q3-5%", "Denmoor margin Q3 5%"),
+        ("Denmoor swings to -$5.2m", "Denmoor swings to $5.2m"),
+        ("Sales –3.2%", "Sales 3.2%"),
+        ("Net income (14.2) in the quarter", "Net income 14.2 in the quarter"),
+        ("Net income ($14.2 mln)", "Net income $14.2 mln"),
+        ("EPS of .5 for the year", "EPS of 5 for the year"),
+        ("Nifty closes at 19,500...", "Nifty closes at 19,800..."),
+        ("Bullish $TSLA...", "Bullish $AAPL..."),
+        ("Tesla Q3 deliveries: 435,059…", "Tesla Q3 deliveries: 462,890…"),
+        (f"{CUT_BEFORE} 435,059…", f"{CUT_BEFORE} 462,890…"),
+        (f"{CUT_BEFORE} $TSLA…", f"{CUT_BEFORE} $AAPL…"),
+        (f"{CUT_BEFORE} Tesla…", f"{CUT_BEFORE} Apple…"),
+        (f"{CUT_BEFORE} ris…", f"{CUT_BEFORE} falling by a fifth."),
+        *(
+            (f"{LEFT} {one}", f"{LEFT} {other}")
+            for one, other in [
+                ("(AAPL)", "(MSFT)"),
+                ("- AAPL", "- MSFT"),
+                ("- Citi", "- UBS"),
+                ("#btc", "#eth"),
+                ("#Btc", "#Eth"),
+                ("- American Express", "- Visa"),
+            ]
+        ),
+        ("Denmoor EPS > estimate", "Denmoor EPS < estimate"),
+        ("Denmoor P/E<10", "Denmoor P/E>10"),
+        *((f"Denmoor {one}", f"Denmoor {other}") for one, other in ["👍👎", "🐂🐻", "🔺🔻", "↗↘"]),
+        (f"@Apple {COMPLAINT}", f"@Samsung {COMPLAINT}"),
+        (f"@apple {COMPLAINT}", f"@samsung {COMPLAINT}"),
     ],
 )
 def test_other_stories(one: str, other: str) -> None:
@@ -129,7 +169,34 @@ def test_a_cut_off_text_must_be_most_of_the_whole() -> None:
 def test_a_title_counts_over_a_body_that_is_no_story() -> None:
     body = "Click for the full report"
     assert fingerprint(body, "Apple up", ()).exact != fingerprint(body, "Apple down", ()).exact
-    assert fingerprint(LONG, "One headline", ()).exact == fingerprint(LONG, None, ()).exact
+    for title in (
+        "Halvorsen may idle ships",
+        "UPDATE 2-Freight revenue fell 14% at Halvorsen",
+        "freight revenue fell again",
+    ):
+        assert fingerprint(LONG, title, ()).exact == fingerprint(LONG, None, ()).exact
+
+
+@pytest.mark.parametrize(
+    "titles",
+    [
+        ("Acme Corp Q3 profit up 5%", "Zeta Inc Q3 profit down 50%"),
+        ("Acme Corp Q3 profit up 5%", "Acme Corp Q3 profit down 5%"),
+        ("Halvorsen revenue falls 14%", "Halvorsen revenue falls 41%"),
+        ("Halvorsen to lay up six ships, Castellan follows", "Halvorsen to lay up six ships, Bellweather follows"),
+        ("公司净利润同比增长", "公司净利润同比下降"),
+    ],
+)
+def test_a_title_counts_as_far_as_it_says_what_the_body_does_not(titles: tuple[str, str]) -> None:
+    for body in (
+        LONG,
+        REST.strip(),
+        "The full text of this report can be had by all who register with us, free of charge…",
+    ):
+        one, other = (fingerprint(body, title, ()) for title in titles)
+        assert one.exact != other.exact
+        assert not one.covers(other)
+        assert not near(one, other)
 
 
 words = st.lists(st.from_regex(r"[a-z]{2,9}", fullmatch=True), min_size=9, max_size=40)

@@ -62,7 +62,20 @@ def test_what_is_no_text_is_rejected(value: bytes) -> None:
 @pytest.mark.parametrize("received", [0, 1, LAST_MS])
 @pytest.mark.parametrize(
     "published",
-    [None, 0, -1, 1e300, -1e300, 2**63, 10**400, "9999-12-31T23:59:59Z", "0001-01-01T00:00:00+14:00", "never", "1e400", ""],
+    [
+        None,
+        0,
+        -1,
+        1e300,
+        -1e300,
+        2**63,
+        10**400,
+        "9999-12-31T23:59:59Z",
+        "0001-01-01T00:00:00+14:00",
+        "never",
+        "1e400",
+        "",
+    ],
 )
 def test_absurd_times_make_a_text_that_the_next_step_takes(received: int, published: str | float | None) -> None:
     result = clean(RawText(text="Steel output rose", published=published), received, ORIGIN, SETTINGS)
