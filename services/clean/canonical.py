@@ -65,17 +65,17 @@ _CUT: Final = re.compile(r"\s*(?:\.{3,}|…|\[(?:\.{3}|…)\])\s*$")
 _ACRONYM: Final = re.compile(r"\b(?:[a-z]\.){2,}")
 _THOUSANDS: Final = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _DASHES: Final = str.maketrans(dict.fromkeys("‐‑‒–—―−", "-"))
-_APART: Final = re.compile(r"(?<=[+-]) (?=[$€£¥₹]?\.?\d)")
+_POINT: Final = re.compile(r"(?<![\w.])\.(?=\d)")
 # A hyphen between two digits joins a range or a date; behind `Q3` it is a sign. Brackets round a number are a minus.
-_SIGN: Final = (
-    r"(?:[+±](?=[$€£¥₹]?\.?\d)|(?:(?<!\d)|(?<=[^\W\d_]\d))-(?=[$€£¥₹]?\.?\d)"
-    r"|\((?=[$€£¥₹]?[\d.]{1,20} ?(?:%|[a-z]{1,8})?\)))"
+_PLUS: Final = re.compile(r"[+±] ?(?=[$€£¥₹]?\d)")
+_MINUS: Final = re.compile(
+    r"(?:(?<!\d)|(?<=[^\W\d_]\d))- ?(?=[$€£¥₹]?\d)|\((?=[$€£¥₹]?[\d.]{1,20} ?(?:%|[a-z]{1,8})?\))"
 )
+_BRACKETS: Final = re.compile(r"(?<!\w)<(?=[^\W\d])|(?<=\w)>(?!\w)")
+"""Of `<AAPL.O>`; other angles compare."""
 _TOKEN: Final = re.compile(
-    rf"{_SIGN}?(?:(?<![\w.])\.)?\d+(?:\.\d+)*\w*|{_SIGN}?[$€£¥₹]|[\u3400-\u9fff]|[^\W_\u3400-\u9fff]+|[%≤≥]"
-    # Not the brackets of `<AAPL.O>`.
-    r"|(?<=\w)<|<(?![^\W\d])|(?<!\w)>|>(?=\w)"
-    r"|[📈📉🚀💀🔴🟢🟥🟩⬆⬇▲▼△▽↑↓↗↘🔺🔻🔼🔽👍👎🐂🐻✅❌]"
+    r"[⁺⁻]?\d+(?:\.\d+)*\w*|[\u3400-\u9fff]|[^\W_\u3400-\u9fff]+"
+    r"|[⁺⁻$€£¥₹%<>≤≥📈📉🚀💀🔴🟢🟥🟩⬆⬇▲▼△▽↑↓↗↘🔺🔻🔼🔽👍👎🐂🐻✅❌]"
 )
 _LINKS: Final = re.compile(f"<?{LINK.pattern}", re.IGNORECASE)
 _SAME: Final = {"percent": "%", "pct": "%"}
@@ -113,11 +113,15 @@ def _tokens(text: str) -> list[str]:
     if not folded.isascii():
         folded = folded.translate(_DASHES)
     if "." in folded:
-        folded = _ACRONYM.sub(lambda match: match[0].replace(".", ""), folded)
+        folded = _POINT.sub("0.", _ACRONYM.sub(lambda match: match[0].replace(".", ""), folded))
     if "," in folded:
         folded = _THOUSANDS.sub("", folded)
-    if "+ " in folded or "- " in folded:
-        folded = _APART.sub("", folded)
+    if "-" in folded or "(" in folded:
+        folded = _MINUS.sub("⁻", folded)
+    if "+" in folded or "±" in folded:
+        folded = _PLUS.sub("⁺", folded)
+    if "<" in folded or ">" in folded:
+        folded = _BRACKETS.sub(" ", folded)
     return [_SAME.get(token, token) for token in _TOKEN.findall(folded) if token not in ARTICLES]
 
 
