@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -11,7 +11,10 @@ from services.clean.fingerprint import Fingerprint, fingerprint
 from services.clean.times import event_time
 from services.stream.events import CleanText, Origin, RawText, RejectedText, text_id
 
-DAY_S = 24 * 3600
+DAY_S: Final = 24 * 3600
+
+_PLATFORMS: Final = frozenset(("META", "GOOGL"))
+"""Whom menus and cookie banners name (`Share on Facebook`)."""
 
 
 class CleanSettings(msgspec.Struct, frozen=True):
@@ -37,10 +40,11 @@ class Cleaned(NamedTuple):
 def clean(raw: RawText, received_ms: int, origin: Origin, settings: CleanSettings) -> Cleaned | RejectedText:
     """Normalise, judge and describe one text; deterministic."""
     identity = text_id(raw)
+    table = entities.load(settings.companies)
     marks: list[str] = []
 
-    body, body_marks = _prepared(raw.text)
-    title, _ = _prepared(raw.title) if raw.title else ("", ())
+    body, body_marks = _prepared(raw.text, table)
+    title, _ = _prepared(raw.title, table) if raw.title else ("", ())
     if not body and "cut:boilerplate" not in body_marks:
         body, title = title, ""  # a headline alone is a text; one above nothing but boilerplate is not
     marks += body_marks
@@ -57,7 +61,7 @@ def clean(raw: RawText, received_ms: int, origin: Origin, settings: CleanSetting
     marks += (f"masked:{kind}" for kind in dict.fromkeys((*kinds, *title_kinds)))
 
     text = body if not title or title.casefold() in body.casefold() else f"{title}\n{body}"
-    tickers = entities.tickers(text, entities.load(settings.companies))
+    tickers = entities.tickers(text, table)
     when = event_time(raw.published, received_ms)
     if when.mark:
         marks.append(when.mark)
@@ -79,12 +83,14 @@ def clean(raw: RawText, received_ms: int, origin: Origin, settings: CleanSetting
     return Cleaned(event, fingerprint(body, title, tickers))
 
 
-def _prepared(text: str) -> tuple[str, tuple[str, ...]]:
+def _prepared(text: str, table: entities.Table) -> tuple[str, tuple[str, ...]]:
     """Readable text, and what was taken out of it."""
     plain = html.to_text(text)
     marks: tuple[str, ...] = ("stripped:html",) if plain is not text and html.has_markup(text) else ()
     tidy = boilerplate.tidy(unicode.repair(plain))
     kept = boilerplate.cut(tidy)
+    if not kept and not marks and not _PLATFORMS.issuperset(entities.tickers(tidy, table)):
+        kept = tidy  # prompts name no company but those that all pages name
     if kept != tidy or (not kept and marks and boilerplate.tidy(html.to_text(text, chrome=True))):
         marks += ("cut:boilerplate",)
     return kept, marks

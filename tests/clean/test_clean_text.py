@@ -76,6 +76,14 @@ def test_printable_ascii_is_left_alone(text: str) -> None:
         "Advertisement revenue falls 5%",
         "Privacy policy probe widens at Meta",
         "Lenders accept all bids in gilt auction, BoE says",
+        "Subscribe to the IPO of Zomato: Motilal Oswal",
+        "Subscribe now to Reliance rights issue, says broker",
+        "Copyright policy shift lifts Universal Music shares",
+        "By using hedges Southwest beat its policy on fuel terms",
+        "We use AI to win, says Google as it kills cookies",
+        "We store more in the cloud, says Google as cookies go",
+        "You can manage risk by policy, says Goldman",
+        "We have updated our terms of the offer in line with policy, Broadcom says",
     ],
 )
 def test_news_about_boilerplate_is_news(text: str) -> None:
@@ -89,6 +97,10 @@ def test_news_about_boilerplate_is_news(text: str) -> None:
         ("Sales rose.\nRead more: Five charts", "Sales rose."),
         ("Home | Markets | Log in\nCopper fell", "Copper fell"),
         ("Subscribe to our newsletter! Get the day's top stories in your inbox.", ""),
+        ("Subscribe now. Sign up for the daily newsletter. Subscribe today for full access to this story.", ""),
+        ("By using this site you agree to our terms of use. You can opt out at any time.", ""),
+        ("We use cookies. We and our 842 partners store information on your device, such as cookies.", ""),
+        ("Copyright 2025 Northgate Press. © Northgate Press. Copyright by the author. All rights reserved.", ""),
     ],
 )
 def test_boilerplate_is_cut(text: str, kept: str) -> None:
