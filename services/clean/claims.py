@@ -81,6 +81,18 @@ def settle(cursor: Cursor, copies: Mapping[str, Copy]) -> None:
         )
 
 
+def release(cursor: Cursor, candidates: Sequence[Candidate]) -> list[str]:
+    """Free the ids that these records hold; which."""
+    rows = [(one.text_id, *_position(one)) for one in candidates]
+    cursor.execute(
+        "DELETE FROM claim USING unnest(%s::text[], %s::text[], %s::int[], %s::bigint[]) AS v (id, topic, part, at)"
+        ' WHERE (claim.text_id, claim.topic, claim.partition, claim."offset") = (v.id, v.topic, v.part, v.at)'
+        " RETURNING claim.text_id",
+        [list(column) for column in zip(*rows, strict=True)],
+    )
+    return [text_id for (text_id,) in cursor.fetchall()]
+
+
 def prune(cursor: Cursor, before_ms: int, limit: int) -> int:
     """Forget ids that were claimed before `before_ms`, at most `limit`; how many."""
     cursor.execute(

@@ -15,14 +15,15 @@ and a commit for 500 texts), can't deadlock, and each statement after it sees al
 that stalls inside is ended by `idle_in_transaction_session_timeout`.
 
 This transaction commits before the step's own. A crash between them is a redo: the same record finds its own claim and
-in it the verdict it got, so that stories told since can't change it.
+in it the verdict it got, so that stories told since can't change it. A defect between them ends in dead letters; these
+records free their claims, so that a letter that is replayed is a new text and no duplicate of itself.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
 
 import redis
 from psycopg2.errors import IdleInTransactionSessionTimeout
@@ -34,6 +35,8 @@ from services.clean.claims import Candidate, Copy, claim, settle
 from services.clean.near import Near, Question
 from services.stream.database import Connect, suppress_lost, transaction
 from services.stream.errors import Transient
+
+T = TypeVar("T")
 
 LOCK: Final = 0x636C61696D
 """Key of the advisory lock ('claim'); no other code locks this number."""
@@ -61,35 +64,48 @@ class Duplicates:
         """
         if not candidates:
             return []
+        verdicts = self._in_transaction(lambda cursor: self._durable(cursor, candidates))
         try:
-            verdicts = self._durable(candidates)
+            self._judge_nearness(candidates, verdicts)
+        except Transient:
+            raise
+        except Exception:
+            self._in_transaction(lambda cursor: stories.withdraw(cursor, claims.release(cursor, candidates)))
+            raise
+        return verdicts
+
+    def _judge_nearness(self, candidates: Sequence[Candidate], verdicts: list[Copy | None]) -> None:
+        long = [at for at, one in enumerate(candidates) if verdicts[at] is None and one.fingerprint.bands]
+        for at, owner in zip(long, self._near.owners([_question(candidates[at]) for at in long]), strict=True):
+            if owner is not None:
+                verdicts[at] = Copy("duplicate:near", owner)
+
+    def _in_transaction(self, work: Callable[[Cursor], T]) -> T:
+        """Do `work` under the lock and commit."""
+        try:
+            if self._connection is None:
+                self._connection = self._open()
+            with transaction(self._connection) as connection, connection.cursor() as cursor:
+                cursor.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
+                return work(cursor)
         except Transient:
             self._drop()
             raise
         except IdleInTransactionSessionTimeout as error:
             self._drop()
             raise Transient("PostgreSQL ended the transaction: this process stalled inside it") from error
-        long = [at for at, one in enumerate(candidates) if verdicts[at] is None and one.fingerprint.bands]
-        for at, owner in zip(long, self._near.owners([_question(candidates[at]) for at in long]), strict=True):
-            if owner is not None:
-                verdicts[at] = Copy("duplicate:near", owner)
-        return verdicts
 
-    def _durable(self, candidates: Sequence[Candidate]) -> list[Copy | None]:
-        if self._connection is None:
-            self._connection = self._open()
-        with transaction(self._connection) as connection, connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
-            verdicts, new = claim(cursor, candidates)
-            copies: dict[str, Copy] = {}
-            placed = stories.place(cursor, [candidates[at] for at in new], self._copies_ms) if new else []
-            for at, copy in zip(new, placed, strict=True):
-                verdicts[at] = copy
-                if copy is not None:
-                    copies[candidates[at].text_id] = copy
-            settle(cursor, copies)
-            if time.monotonic() >= self._prune_at:
-                self._prune(cursor, max(one.received for one in candidates))
+    def _durable(self, cursor: Cursor, candidates: Sequence[Candidate]) -> list[Copy | None]:
+        verdicts, new = claim(cursor, candidates)
+        copies: dict[str, Copy] = {}
+        placed = stories.place(cursor, [candidates[at] for at in new], self._copies_ms) if new else []
+        for at, copy in zip(new, placed, strict=True):
+            verdicts[at] = copy
+            if copy is not None:
+                copies[candidates[at].text_id] = copy
+        settle(cursor, copies)
+        if time.monotonic() >= self._prune_at:
+            self._prune(cursor, max(one.received for one in candidates))
         return verdicts
 
     def _prune(self, cursor: Cursor, newest_ms: int) -> None:
@@ -114,4 +130,4 @@ class Duplicates:
 
 
 def _question(one: Candidate) -> Question:
-    return Question(one.text_id, one.fingerprint.bands, one.fingerprint.signature)
+    return Question(one.text_id, one.fingerprint.bands, one.fingerprint.signature, one.event_time)

@@ -54,8 +54,13 @@ def place(cursor: Cursor, candidates: Sequence[Candidate], copies_ms: int) -> li
     return verdicts
 
 
+def withdraw(cursor: Cursor, text_ids: Sequence[str]) -> None:
+    """Forget what these texts told."""
+    cursor.execute("DELETE FROM story WHERE text_id = ANY(%s)", (list(text_ids),))
+
+
 def prune(cursor: Cursor, before_ms: int, limit: int) -> int:
-    """Drop stories that were last told before `before_ms`, at most `limit`; how many."""
+    """Drop stories whose text arrived before `before_ms`, at most `limit`; how many. Copies don't prolong a story."""
     cursor.execute(
         "DELETE FROM story WHERE text_id IN (SELECT text_id FROM story WHERE seen < %s LIMIT %s)", (before_ms, limit)
     )

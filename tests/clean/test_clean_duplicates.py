@@ -14,7 +14,7 @@ import psycopg2
 import pytest
 import redis
 
-from services.clean import duplicates
+from services.clean import duplicates, near
 from services.clean.pipeline import CleanSettings
 from services.clean.worker import Clean
 from services.stream.database import connector
@@ -78,6 +78,12 @@ def test_the_same_words_days_apart_are_news(step: Fates) -> None:
         "clean", "clean",
     ]  # fmt: skip
     assert step(record(headline, id="thu", published=NOW - DAY)) == ["duplicate:exact"]
+
+
+def test_nearly_the_same_words_days_apart_are_news(step: Fates) -> None:
+    edited = LONG + " sources"
+    assert step(record(LONG, published=NOW - 4 * DAY), record(edited, published=NOW)) == ["clean", "clean"]
+    assert step(record(edited + " said", published=NOW - DAY)) == ["duplicate:near"]
 
 
 def test_old_stories_are_pruned_and_claims_are_not(step: Fates, new_step: Callable[[], Fates], database: str) -> None:
@@ -159,10 +165,10 @@ def test_two_workers_never_score_two_copies(new_step: Callable[[], Fates], valke
 
 
 def test_a_wiped_valkey_forgets_only_near_copies(step: Fates, valkey_url: str) -> None:
-    near = LONG + " sources"
+    edited = LONG + " sources"
     assert step(record(LONG), record(STORY)) == ["clean", "clean"]
     redis.Redis.from_url(valkey_url).flushall()
-    assert step(record(LONG), record(STORY), record(near)) == ["duplicate:exact", "duplicate:exact", "clean"]
+    assert step(record(LONG), record(STORY), record(edited)) == ["duplicate:exact", "duplicate:exact", "clean"]
 
 
 def test_near_keys_expire(step: Fates, valkey_url: str) -> None:
@@ -171,6 +177,36 @@ def test_near_keys_expire(step: Fates, valkey_url: str) -> None:
     keys: Any = client.keys("*")
     assert keys
     assert all(0 < int(client.ttl(key)) <= 3 * 24 * 3600 for key in keys)
+
+
+@pytest.mark.parametrize("error", [redis.ResponseError("MISCONF"), redis.BusyLoadingError()])
+def test_a_valkey_that_refuses_is_transient(step: Fates, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def refusing(*_: Any, **__: Any) -> None:
+        raise error
+
+    one = record(LONG)
+    with monkeypatch.context() as patch:
+        patch.setattr(redis.Redis, "execute_command", refusing)
+        with pytest.raises(Transient):
+            step(one)
+    assert step(one) == ["clean"]
+
+
+def test_a_letter_of_a_failed_step_is_no_duplicate_of_itself(step: Fates, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    held, cut = record(STORY, id="held"), record(CUT, id="cut")
+    assert step(held) == ["clean"]
+    with monkeypatch.context() as patch:
+        patch.setattr(near.Near, "owners", broken)
+        for _ in range(2):  # the second time as a redo, which finds its claim
+            with pytest.raises(ZeroDivisionError):
+                step(record(LONG, id="a", offset=8_000_001), cut)
+    assert step(record(LONG, id="a"), record(CUT, id="cut"), record(STORY, id="held")) == [
+        "clean", "duplicate:near", "duplicate:id",
+    ]  # fmt: skip
+    assert step(record(LONG, id="b")) == ["duplicate:exact"]
 
 
 def test_lost_servers_are_transient_and_come_back(

@@ -140,7 +140,10 @@ def test_news(old: str, new: str) -> None:
         ),
         ("Denmoor EPS > estimate", "Denmoor EPS < estimate"),
         ("Denmoor P/E<10", "Denmoor P/E>10"),
-        *((f"Denmoor {one}", f"Denmoor {other}") for one, other in ["👍👎", "🐂🐻", "🔺🔻", "↗↘"]),
+        *(
+            (f"Denmoor {one}", f"Denmoor {other}")
+            for one, other in [("👍", "👎"), ("🐂", "🐻"), ("🔺", "🔻"), ("↗", "↘")]
+        ),
         (f"@Apple {COMPLAINT}", f"@Samsung {COMPLAINT}"),
         (f"@apple {COMPLAINT}", f"@samsung {COMPLAINT}"),
     ],
