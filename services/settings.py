@@ -47,6 +47,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How long the topics of predictions and mentions keep them, and the id of a text is remembered as seen."""
     languages: str = "en,zh"
     """ISO 639-1 codes that are scored; others go to `texts.rejected`."""
+    companies: str = ""
+    """CSV file with the columns `ticker` and `names` by which companies are found in texts, instead of ours
+    (`services/clean/entities.py` describes it); empty takes ours."""
     device: str = "auto"
     """auto, cpu or cuda."""
     threads: int = 0

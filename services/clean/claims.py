@@ -94,9 +94,10 @@ def release(cursor: Cursor, candidates: Sequence[Candidate]) -> list[str]:
 
 
 def prune(cursor: Cursor, before_ms: int, limit: int) -> int:
-    """Forget ids that were claimed before `before_ms`, at most `limit`; how many."""
+    """Forget ids that were claimed before `before_ms`, at most `limit`, and none that tells a story; how many."""
     cursor.execute(
-        "DELETE FROM claim WHERE text_id IN (SELECT text_id FROM claim WHERE claimed_at < %s LIMIT %s)",
+        "DELETE FROM claim WHERE text_id IN (SELECT text_id FROM claim WHERE claimed_at < %s"
+        " AND NOT EXISTS (SELECT FROM story WHERE story.text_id = claim.text_id) LIMIT %s)",
         (before_ms, limit),
     )
     return cursor.rowcount

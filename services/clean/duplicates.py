@@ -53,7 +53,8 @@ class Duplicates:
         self._connect = connect
         self._connection: Connection | None = None
         self._near = Near(valkey, copies_s)
-        self._copies_ms, self._claims_ms = copies_s * 1000, claims_s * 1000
+        # A claim outlives its text's story: sent again, the text would be a copy of itself.
+        self._copies_ms, self._claims_ms = copies_s * 1000, max(copies_s, claims_s) * 1000
         self._prune_at = 0.0
 
     def judge(self, candidates: Sequence[Candidate]) -> list[Copy | None]:

@@ -1,9 +1,10 @@
 """Tickers a text is about: cashtags, exchange prefixes, and company names from a table a user can replace.
 
-The table (`companies.csv`) has a ticker and its names, divided by `|`. A name written in lower case matches in any
-case; one with capitals needs them (or a text in capitals). `?` marks a common word, which counts only where its
-surroundings speak of a company: `Target raises outlook` does, `Target price raised` doesn't. Tickers outside the
-United States carry the exchange's usual suffix: `VOD.L`, `0700.HK`, `RELIANCE.NS`.
+The table (`companies.csv`; a user's own is named by `TICKERLOOP_COMPANIES`) is CSV in UTF-8 with the columns `ticker`
+and `names`, the names divided by `|`. A name written in lower case matches in any case; one with capitals needs them
+(or a text in capitals). `?` behind a name marks a common word, which counts only where its surroundings speak of a
+company: `Target raises outlook` does, `Target price raised` doesn't. Tickers outside the United States carry the
+exchange's usual suffix: `VOD.L`, `0700.HK`, `RELIANCE.NS`.
 """
 
 from __future__ import annotations

@@ -58,6 +58,9 @@ _SCRIPTS: Final = {
 _LATIN: Final = re.compile(r"[A-Za-z\u00c0-\u024f\u1e00-\u1eff]")
 _BEYOND_LATIN: Final = re.compile(r"[\u0370-\u1dff\u2e80-\ud7ff]")
 
+CODES: Final = frozenset((*CANDIDATES, *_SCRIPTS))
+"""What a text can be found to be by itself."""
+
 SAMPLE: Final = 2_000
 """Characters looked at; a text doesn't change its language later."""
 

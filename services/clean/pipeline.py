@@ -27,7 +27,7 @@ class CleanSettings(msgspec.Struct, frozen=True):
     copies_s: int = 3 * DAY_S
     """How far apart in event time two equal texts are still one story."""
     claims_s: int = 30 * DAY_S
-    """How long an id is remembered; longer than `texts.raw` keeps a record."""
+    """How long an id is remembered; longer than `texts.raw` keeps a record, and at least `copies_s`."""
 
 
 class Cleaned(NamedTuple):

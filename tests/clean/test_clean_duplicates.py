@@ -112,6 +112,18 @@ def test_old_claims_are_forgotten_a_few_at_a_time(
     assert later(record(texts[0], id="0", at=NOW + 31 * DAY)) == ["clean"]
 
 
+def test_a_claim_outlives_the_stories_of_its_text(database: str, valkey_url: str) -> None:
+    def forgetful() -> Fates:
+        settings = CleanSettings(claims_s=60)
+        return Fates(Clean(connector(database, "clean"), redis.Redis.from_url(valkey_url), settings))
+
+    assert forgetful()(record(STORY, id="a", published=NOW - 9 * DAY)) == ["clean"]
+    assert forgetful()(record("Denmoor opens a port", at=NOW + 2 * DAY)) == ["clean"]
+    assert forgetful()(record(STORY, id="a", at=NOW + 2 * DAY)) == ["duplicate:id"]
+    assert forgetful()(record("Denmoor closes a port", at=NOW + 4 * DAY)) == ["clean"]
+    assert forgetful()(record(STORY, id="a", at=NOW + 4 * DAY)) == ["clean"]
+
+
 def test_a_record_from_the_future_forgets_nothing(step: Fates, new_step: Callable[[], Fates]) -> None:
     now = time.time_ns() // 1_000_000
     assert step(record(STORY, id="a", at=now)) == ["clean"]
