@@ -43,7 +43,7 @@ async def get_ready(request: SafeRequest) -> dict[str, str]:
 
 async def _database(gateway: Gateway) -> list[tuple[str, str]]:
     try:
-        await gateway.pool.read(_answers)
+        await gateway.pool.run(_answers)
         if not await gateway.scorers.alive():
             return [("score", "no live score worker")]
     except Transient:

@@ -6,18 +6,20 @@ from typing import Annotated
 
 import msgspec
 from litestar import post
+from litestar.openapi import ResponseSpec
 from litestar.params import HeaderParameter, JSONBody
 from msgspec import Meta
 
 from services.gateway import queries
 from services.gateway.core import SafeRequest, gateway_of
-from services.gateway.problems import SPECS, Problem, invalid, no_nul
+from services.gateway.problems import MEDIA_TYPE, SPECS, Problem, ProblemBody, invalid, no_nul
 from services.runtime import now_ms
 from services.stream import topics
 from services.stream.bus import Outgoing
-from services.stream.events import Feedback, FeedbackKind, Label, Name, ShortText, derived_id, encode
+from services.stream.events import Feedback, FeedbackKind, Label, Name, ShortText, encode, feedback_id
 
 _Id = Annotated[str, Meta(min_length=1, max_length=200)]
+_SPECS = {**SPECS, 409: ResponseSpec(ProblemBody, description="The key was used before", media_type=MEDIA_TYPE)}
 
 
 class FeedbackRequest(msgspec.Struct, frozen=True):
@@ -29,10 +31,10 @@ class FeedbackRequest(msgspec.Struct, frozen=True):
     kind: FeedbackKind | None = None
     comment: ShortText | None = None
     sampled: bool = False
-    """The text was shown because it was drawn at random, not chosen by anyone."""
+    """The text was shown because it was drawn at random, not chosen by anyone; counts where it is held out."""
     text_id: _Id | None = None
     key: Annotated[str, Meta(min_length=1, max_length=500)] | None = None
-    """As the header Idempotency-Key: what is sent twice under one key counts once."""
+    """As the header Idempotency-Key: what one annotator sends twice under one key, on one prediction, counts once."""
 
 
 class FeedbackAnswer(msgspec.Struct, frozen=True):
@@ -42,7 +44,7 @@ class FeedbackAnswer(msgspec.Struct, frozen=True):
     kind: FeedbackKind
 
 
-@post("/v1/feedback", status_code=202, responses=SPECS, tags=["feedback"])
+@post("/v1/feedback", status_code=202, responses=_SPECS, tags=["feedback"])
 async def post_feedback(
     request: SafeRequest,
     data: JSONBody[FeedbackRequest],
@@ -53,21 +55,25 @@ async def post_feedback(
     """Confirm or correct a prediction. Answers once it is durable; sent twice, it counts once."""
     no_nul(**{name: getattr(data, name) for name in ("prediction_id", "annotator", "comment", "text_id", "key")})
     gateway = gateway_of(request)
-    stored = await gateway.pool.read(lambda cursor: queries.prediction(cursor, data.prediction_id))
+    identity = feedback_id(data.prediction_id, data.annotator, data.label, idempotency_key or data.key)
+    stored, said = await gateway.pool.run(
+        lambda cursor: (queries.prediction(cursor, data.prediction_id), queries.label_said(cursor, identity))
+    )
+    if said not in (None, data.label):
+        raise Problem(409, "key-reused", f"under this key the prediction was called {said}, not {data.label}")
     text_id, kind = _of_stored(data, stored) if stored is not None else _of_new(data)
-    key = idempotency_key or data.key
-    identity = (key,) if key else (data.prediction_id, data.annotator, data.label)
     event = Feedback(
-        feedback_id=derived_id("feedback", *identity),
+        feedback_id=identity,
         prediction_id=data.prediction_id,
         text_id=text_id,
         kind=kind,
         label=data.label,
         annotator=data.annotator,
-        comment=data.comment,
         sampled=data.sampled,
         given=now_ms(),
     )
+    if (comment := data.comment) is not None:  # before the event: once that is durable nothing may be missing
+        await gateway.pool.run(lambda cursor: queries.keep_comment(cursor, identity, comment))
     await gateway.acceptor.publish([Outgoing(topics.FEEDBACK, text_id.encode(), encode(event))])
     return FeedbackAnswer(event.feedback_id, kind)
 

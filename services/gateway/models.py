@@ -43,13 +43,13 @@ class Promotion(Decision, frozen=True, kw_only=True):
 @get("/v1/models", responses=SPECS, tags=["models"])
 async def get_models(request: SafeRequest) -> list[Version]:
     """Every registered model, newest first."""
-    return await gateway_of(request).pool.read(registry.versions)
+    return await gateway_of(request).pool.run(registry.versions)
 
 
 @get("/v1/models/{version:str}", responses=SPECS, tags=["models"])
 async def get_model(request: SafeRequest, version: _Version) -> Version:
     """One model and its card."""
-    for found in await gateway_of(request).pool.read(registry.versions):
+    for found in await gateway_of(request).pool.run(registry.versions):
         if found.version == version:
             return found
     raise Problem(404, "not-found", f"there is no model {version}")
@@ -58,7 +58,7 @@ async def get_model(request: SafeRequest, version: _Version) -> Version:
 @get("/v1/ledger", responses=SPECS, tags=["models"])
 async def get_ledger(request: SafeRequest) -> list[LedgerRow]:
     """Every decision, oldest first; each row carries the hash of the row before."""
-    return await gateway_of(request).pool.read(registry.ledger)
+    return await gateway_of(request).pool.run(registry.ledger)
 
 
 @post("/v1/models/{version:str}/promote", status_code=200, responses=_CHANGES, tags=["models"])

@@ -1,4 +1,4 @@
-"""A few threads with a connection each: where the gateway's queries run."""
+"""A few threads with a connection each: where the gateway's queries run, off the event loop."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ from services.stream.errors import Transient
 THREADS: Final = 4
 STATEMENT_TIMEOUT: Final = "10s"
 """A reader's odd question must not hold a connection for minutes; it is told 503."""
+PATIENCE_S: Final = 15.0
+"""A server that hangs ends no statement; whoever waits for it, in line for a thread or on one, is told 503."""
 
 T = TypeVar("T")
 
 
 class Pool:
-    """Runs short reads off the event loop."""
+    """Runs short transactions."""
 
     def __init__(self, connect: Connect) -> None:
         self._connect = connect
@@ -30,15 +32,19 @@ class Pool:
         self._held = threading.local()
         self._connections: list[Connection] = []
 
-    async def read(self, query: Callable[[Cursor], T]) -> T:
+    async def run(self, query: Callable[[Cursor], T]) -> T:
         """`query`'s answer. It may run twice: a connection that died while idle is replaced once.
 
         Raises:
             Transient: the database is away, or the query took too long.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, query)
+        running = asyncio.get_running_loop().run_in_executor(self._threads, self._run, query)
+        try:
+            return await asyncio.wait_for(running, PATIENCE_S)
+        except TimeoutError:
+            raise Transient(f"the database does not answer within {PATIENCE_S:.0f} s") from None
 
-    def _read(self, query: Callable[[Cursor], T]) -> T:
+    def _run(self, query: Callable[[Cursor], T]) -> T:
         held: Connection | None = getattr(self._held, "connection", None)
         if held is not None and not held.closed:
             try:

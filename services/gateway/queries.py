@@ -1,4 +1,4 @@
-"""What the gateway reads from Postgres. Each function takes a cursor and is safe to run again."""
+"""What the gateway asks of Postgres. Each function takes a cursor and is safe to run again."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from psycopg2.extensions import cursor as Cursor
 
 from services.gateway.problems import invalid
 from services.runtime import now_ms
+from services.status import ALIVE_MS
 
 MINUTE_MS: Final = 60_000
 DAY_MS: Final = 24 * 60 * MINUTE_MS
-SCORER_ALIVE_MS: Final = 5_000
 REVIEW_FROM: Final = 5_000
 """Reviews choose among this many of the newest predictions: recent enough to matter, few enough to sort."""
 
@@ -161,6 +161,22 @@ def review(cursor: Cursor, limit: int, random_share: float = 0.5) -> list[Review
     return [ReviewItem(row[0], _view(row[1:])) for row in cursor.fetchall()]
 
 
+def label_said(cursor: Cursor, feedback_id: str) -> str | None:
+    """The label of a word that was taken under this id."""
+    cursor.execute("SELECT label FROM feedback WHERE feedback_id = %s", (feedback_id,))
+    row = cursor.fetchone()
+    return row[0] if row else None
+
+
+def keep_comment(cursor: Cursor, feedback_id: str, body: str) -> None:
+    """Keep what was written beside a word; the last of it."""
+    cursor.execute(
+        "INSERT INTO comment (feedback_id, body) VALUES (%s, %s)"
+        " ON CONFLICT (feedback_id) DO UPDATE SET body = excluded.body",
+        (feedback_id, body),
+    )
+
+
 def latest(cursor: Cursor, ticker: str) -> Latest | None:
     """The newest prediction that mentions `ticker`."""
     found = predictions(cursor, Filter(ticker=ticker), 1)
@@ -184,7 +200,7 @@ def scorers(cursor: Cursor) -> list[str]:
     """Addresses of the live score workers."""
     cursor.execute(
         "SELECT address FROM service WHERE name = 'score' AND address IS NOT NULL AND beat > %s ORDER BY slot",
-        (now_ms() - SCORER_ALIVE_MS,),
+        (now_ms() - ALIVE_MS,),
     )
     return [address for (address,) in cursor.fetchall()]
 

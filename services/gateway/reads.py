@@ -50,7 +50,7 @@ class Windows(msgspec.Struct, frozen=True):
 async def get_prediction(request: SafeRequest, prediction_id: _Id) -> PredictionView:
     """One prediction with its text, if that is still kept."""
     no_nul(prediction_id=prediction_id)
-    found = await gateway_of(request).pool.read(lambda cursor: queries.prediction(cursor, prediction_id))
+    found = await gateway_of(request).pool.run(lambda cursor: queries.prediction(cursor, prediction_id))
     if found is None:
         raise Problem(404, "not-found", "no such prediction is stored; one just made appears within a second")
     return found
@@ -74,7 +74,7 @@ async def get_predictions(
     if before is not None:
         no_nul(cursor=before[1])
     wanted = Filter(ticker, source, label, text_id, _time("from", start), _time("to", end), before)
-    found = await gateway_of(request).pool.read(lambda c: queries.predictions(c, wanted, limit + 1))
+    found = await gateway_of(request).pool.run(lambda c: queries.predictions(c, wanted, limit + 1))
     items = found[:limit]
     return Page(items, queries.encode_cursor(items[-1]) if len(found) > limit else None)
 
@@ -85,7 +85,7 @@ async def get_ticker(request: SafeRequest, ticker: _Id) -> TickerView:
     no_nul(ticker=ticker)
     latest = await _cached(request, ticker)
     if latest is None:
-        latest = await gateway_of(request).pool.read(lambda cursor: queries.latest(cursor, ticker))
+        latest = await gateway_of(request).pool.run(lambda cursor: queries.latest(cursor, ticker))
     if latest is None:
         raise Problem(404, "not-found", f"no prediction mentions {ticker}")
     return TickerView(ticker=ticker, **msgspec.structs.asdict(latest))
@@ -113,9 +113,7 @@ async def get_windows(request: SafeRequest, ticker: _Id, start: _From = None, en
     upto = now_ms() + queries.MINUTE_MS if upto is None else upto
     since = _time("from", start)
     since = upto - queries.DAY_MS if since is None else since
-    found = await gateway_of(request).pool.read(
-        lambda cursor: queries.windows(cursor, ticker, since, upto, MAX_WINDOWS)
-    )
+    found = await gateway_of(request).pool.run(lambda cursor: queries.windows(cursor, ticker, since, upto, MAX_WINDOWS))
     return Windows(ticker, found)
 
 
@@ -124,7 +122,7 @@ async def get_review(
     request: SafeRequest, limit: Annotated[int, QueryParameter(ge=1, le=200)] = 20
 ) -> list[ReviewItem]:
     """Predictions that nobody has judged yet: half drawn at random, half the most uncertain."""
-    return await gateway_of(request).pool.read(lambda cursor: queries.review(cursor, limit))
+    return await gateway_of(request).pool.run(lambda cursor: queries.review(cursor, limit))
 
 
 def _time(name: str, given: str | None) -> int | None:

@@ -51,7 +51,7 @@ class Scorers:
             Transient: the database is away.
         """
         if time.monotonic() - self._asked >= FRESH_S:
-            self._known = await self._pool.read(queries.scorers)
+            self._known = await self._pool.run(queries.scorers)
             self._asked = time.monotonic()
         return self._known
 

@@ -132,15 +132,14 @@ class Feedback(Event, frozen=True, kw_only=True):
     """`feedback.raw`: one person's word on one prediction."""
 
     feedback_id: str
-    """hash(idempotency key or content): sent twice, counted once."""
+    """See `feedback_id`: sent twice, counted once."""
     prediction_id: str
     text_id: str
     kind: FeedbackKind
     label: Label
     annotator: Name
-    comment: ShortText | None = None
     sampled: bool = False
-    """True when the text was shown by random sampling, so the label is unbiased evidence."""
+    """True when the text was shown by random sampling, so the label is unbiased evidence; counts if it is held out."""
     given: Millis
 
 
@@ -192,6 +191,13 @@ def text_id(raw: RawText) -> str:
 def prediction_id(text: str, model: str) -> str:
     """hash(text id, model version)."""
     return derived_id("prediction", text, model)
+
+
+def feedback_id(prediction: str, annotator: str, label: str, key: str | None = None) -> str:
+    """hash(prediction, annotator, idempotency key), or hash(prediction, annotator, label) of a word without a key."""
+    if key is not None:
+        return derived_id("feedback", "key", prediction, annotator, key)
+    return derived_id("feedback", "word", prediction, annotator, label)
 
 
 def in_holdout(cluster: str, share: float = 0.25) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 from gateway_kit import Running, made, problem
 
 from services.stream import topics
-from services.stream.events import Feedback, decode, derived_id
+from services.stream.events import Feedback, decode
 
 PREDICTION = made(1)
 
@@ -24,12 +24,10 @@ def published(gateway: Running) -> list[Feedback]:
 
 def test_the_kind_is_derived_and_the_text_found(gateway: Running) -> None:
     gateway.store(PREDICTION)
-    assert send(gateway, comment="clearly bad").json()["kind"] == "correction"
+    assert send(gateway).json()["kind"] == "correction"
     assert send(gateway, label="positive", sampled=True).json()["kind"] == "confirmation"
     first, second = sorted(published(gateway), key=lambda event: event.kind, reverse=True)
-    assert (first.kind, first.label, first.text_id, first.comment) == (
-        "correction", "negative", PREDICTION.text_id, "clearly bad",
-    )  # fmt: skip
+    assert (first.kind, first.label, first.text_id) == ("correction", "negative", PREDICTION.text_id)
     assert second.sampled
     assert {record.key for record in gateway.records(topics.FEEDBACK)} == {PREDICTION.text_id.encode()}
 
@@ -39,7 +37,36 @@ def test_the_same_word_has_the_same_id(gateway: Running) -> None:
     assert send(gateway).json() == send(gateway).json()
     assert send(gateway).json() != send(gateway, annotator="bob").json()
     by_header = send(gateway, "k1").json()["feedback_id"]
-    assert by_header == send(gateway, key="k1", label="neutral").json()["feedback_id"] == derived_id("feedback", "k1")
+    assert by_header == send(gateway, key="k1").json()["feedback_id"]
+
+
+def test_a_key_is_its_annotators_own(gateway: Running) -> None:
+    other = made(2)
+    gateway.store(PREDICTION, other)
+    same: list[dict[str, Any]] = [{}, {"annotator": "bob"}, {"prediction_id": other.prediction_id}]
+    ids = [send(gateway, "1", **changes).json()["feedback_id"] for changes in same]
+    assert len(set(ids)) == 3
+
+
+def test_another_word_under_a_key_that_was_used_is_409(gateway: Running) -> None:
+    gateway.store(PREDICTION)
+    said = send(gateway, "k1").json()["feedback_id"]
+    gateway.execute(
+        "INSERT INTO feedback (feedback_id, prediction_id, text_id, kind, label, annotator, sampled, given)"
+        " VALUES (%s, %s, %s, 'correction', 'negative', 'ann', false, 0)",
+        said, PREDICTION.prediction_id, PREDICTION.text_id,
+    )  # fmt: skip
+    assert send(gateway, "k1").status_code == 202
+    assert problem(send(gateway, "k1", label="neutral"), 409)["type"].endswith("key-reused")
+    assert len(published(gateway)) == 2
+
+
+def test_a_comment_is_kept_beside_the_topic(gateway: Running) -> None:
+    gateway.store(PREDICTION)
+    said = send(gateway, "k1", comment="clearly bad").json()["feedback_id"]
+    send(gateway, "k1", comment="clearly bad, I say")
+    assert gateway.execute("SELECT feedback_id, body FROM comment") == [(said, "clearly bad, I say")]
+    assert not any(b"clearly" in record.value for record in gateway.records(topics.FEEDBACK))
 
 
 def test_a_prediction_that_is_not_stored_yet_needs_its_text_and_a_kind(gateway: Running) -> None:

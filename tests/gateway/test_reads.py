@@ -125,7 +125,7 @@ def test_review_mixes_a_random_sample_with_the_uncertain_and_skips_the_judged(ga
     judged = made(200, probabilities=(0.334, 0.333, 0.333), label="negative")
     gateway.store(*sure, *unsure, judged)
     gateway.execute(
-        "INSERT INTO feedback VALUES ('f', %s, 't', 'confirmation', 'negative', 'a', NULL, false, 0)",
+        "INSERT INTO feedback VALUES ('f', %s, 't', 'confirmation', 'negative', 'a', false, 0)",
         judged.prediction_id,
     )
     items = gateway.client.get("/v1/review?limit=6").json()

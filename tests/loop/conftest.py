@@ -9,11 +9,14 @@ from contextlib import closing
 from typing import Any
 
 import pytest
+from kafka_broker import kafka_broker
 
 from services.runtime import Context
 from services.settings import Settings
 from services.stream.bus import Bus
 from services.stream.database import transaction
+
+__all__ = ["kafka_broker"]
 
 
 class Bench:

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 
 import msgspec
+import pytest
+from kafka_broker import Broker
 from loop.conftest import Bench
 from loop.makers import feedback, prediction, published
 
 from services import feedback as service
 from services import store
 from services.deadletters import describe, letters
+from services.runtime import Context
+from services.settings import Settings
 from services.stream import topics
-from services.stream.events import Example, in_holdout
+from services.stream.bus import Outgoing, TopicPartition
+from services.stream.events import Example, Label, feedback_id, in_holdout
+from services.stream.events import prediction_id as predicted
+from services.stream.loop import Hooks
+from services.trainer import registry
+from services.trainer import service as trainer
 
 
 def _done(bench: Bench) -> bool:
@@ -73,3 +85,97 @@ def test_waits_for_a_prediction_that_the_store_has_not_written(bench: Bench) -> 
     waiting.join(30)
     assert [e.text_id for e in _examples(bench)] == ["late"]
     assert _reasons(bench) == []
+
+
+def _word(text_id: str, label: Label, key: str | None = None, **changes: object) -> Outgoing:
+    """A word as the gateway sends it: of `ana`, on a prediction of `positive`."""
+    name = feedback_id(predicted(text_id, "m1"), "ana", label, key)
+    return feedback(name, text_id, label, "confirmation" if label == "positive" else "correction", **changes)
+
+
+def test_words_on_unknown_predictions_end_after_one_wait(bench: Bench) -> None:
+    """Each goal is out of reach at its first look, as on a log that is never at rest."""
+    goals: list[list[bool]] = []
+
+    def progress() -> Callable[[], bool]:
+        looks: list[bool] = []
+        goals.append(looks)
+
+        def reached() -> bool:
+            looks.append(True)
+            return len(looks) > 1
+
+        return reached
+
+    bench.bus.publish([feedback("k0", "lost", "negative"), feedback("k1", "lost", "neutral")])
+    bench.bus.publish([feedback(f"n{n}", f"gone{n}", "negative") for n in range(20)])
+    route = service.Route(progress)
+
+    def serve(context: Context) -> None:
+        context.loop("feedback", topics.FEEDBACK, hooks=Hooks(after=route.committed)).sink(route)
+
+    bench.run(serve, lambda: _done(bench))
+    assert _reasons(bench) == ["unknown_prediction"] * 22
+    assert len(goals) <= 4, "one per batch"
+    assert all(len(looks) == 2 for looks in goals)
+
+
+def test_the_last_word_counts_and_a_repeat_does_not(bench: Bench) -> None:
+    _stored(bench, prediction("a", "positive"))
+    labels: list[Label] = ["negative", "negative", "neutral", "negative", "negative"]
+    for number, label in enumerate(labels):
+        bench.bus.publish([_word("a", label)._replace(key=b"a")])
+        if number % 2:  # some in one batch, some over batches
+            bench.run(service.serve, lambda: _done(bench))
+    bench.run(service.serve, lambda: _done(bench))
+    assert [example.label for example in _examples(bench)] == ["negative", "neutral", "negative"]
+    assert len({example.example_id for example in _examples(bench)}) == 3
+    assert _reasons(bench) == []
+
+
+def test_under_a_key_a_word_counts_once_and_another_word_is_refused(bench: Bench) -> None:
+    _stored(bench, prediction("a", "positive"))
+    words = [_word("a", "negative", "k1"), _word("a", "neutral", "k2"), _word("a", "negative", "k1")]
+    bench.bus.publish([*words, _word("a", "neutral", "k1")])
+    bench.run(service.serve, lambda: _done(bench))
+    assert [example.label for example in _examples(bench)] == ["negative", "neutral"]
+    assert _reasons(bench) == ["key_reused"]
+
+
+def test_only_a_held_out_text_can_have_been_sampled(bench: Bench) -> None:
+    held, free = (next(f"t{n}" for n in range(99) if in_holdout(f"t{n}") == wanted) for wanted in (True, False))
+    _stored(bench, prediction(held), prediction(free))
+    bench.bus.publish([_word(held, "positive", sampled=True), _word(free, "positive", sampled=True)])
+    bench.run(service.serve, lambda: _done(bench))
+    assert {(e.text_id, e.sampled, e.holdout) for e in _examples(bench)} == {(held, True, True), (free, False, False)}
+
+
+def test_a_label_of_a_version_long_gone_is_taken_and_trained_on(bench: Bench, tmp_path: Path) -> None:
+    for name in registry.FILES:
+        (tmp_path / name).write_text("{}")
+    bench.bus.write(lambda cursor: registry.register(cursor, "now", None, {}, tmp_path) or [])  # type: ignore[func-returns-value]
+    registry.promote(bench.bus, "now", actor="ana", reason="first", evidence={})
+    _stored(bench, prediction("a", "positive"))
+    bench.bus.publish([_word("a", "negative")])
+    bench.run(service.serve, lambda: _done(bench))
+    bench.run(trainer.serve, lambda: bench.caught_up(trainer.GROUP, topics.EXAMPLES))
+    assert bench.rows("SELECT text_id, label, model FROM example") == [("a", "negative", "m1")]
+
+
+@pytest.mark.kafka
+def test_ends_of_transactions_on_kafka_are_not_waited_for(database: str, kafka_broker: Broker) -> None:
+    """After a transaction the end of `predictions` lies past the last record, where the store never comes."""
+    settings = Settings(database=database, bus=f"kafka://{kafka_broker.bootstrap}", partitions=1)
+    place = TopicPartition(topics.PREDICTIONS, 0)
+    with closing(settings.open_bus("test")) as bus:
+        bus.create_topics()
+        progress = service.StoreProgress(bus)
+        assert progress()(), "an empty log holds nothing back"
+        bus.publish([published(prediction("a")), published(prediction("b"))])
+        deadline = time.monotonic() + 10
+        while bus.ends(topics.PREDICTIONS)[place] < 3 and time.monotonic() < deadline:
+            time.sleep(0.05)  # a commit is answered before its end is written
+        reached = progress()
+        assert not reached()
+        bus.seek(store.GROUP, {place: 2})
+        assert reached()
