@@ -29,6 +29,8 @@ AHEAD_S: Final = 1.0
 RETRY_MS: Final = 1_000
 HISTORY_RECORDS: Final = 1_000
 HISTORY_POLL_S: Final = 0.2
+STALLED_S: Final = 10.0
+"""A history that gives nothing for so long is ended; its client resumes."""
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +45,10 @@ async def stream(
 ) -> Stream:
     """Server-sent events: `hello` (the champion), `prediction`, `model`, `truncated`, `slow`."""
     gateway = gateway_of(request)
-    if gateway.tail.clients >= gateway.limits.streams:
-        raise unavailable("this gateway holds as many streams as it may", retry_after=10)
     wanted = decode_positions(last_event_id) if last_event_id else None
+    client = Client(ticker, gateway.limits.stream_queue)
+    if not gateway.tail.admit(client, gateway.limits.streams):
+        raise unavailable("this gateway holds as many streams as it may", retry_after=10)
     try:
         await asyncio.wait_for(gateway.tail.ready.wait(), READY_S)
     except TimeoutError:
@@ -53,7 +56,7 @@ async def stream(
     if gateway.stopping:
         raise unavailable("the gateway is stopping")
     return Stream(
-        _events(gateway, Client(ticker, gateway.limits.stream_queue), wanted),
+        _events(gateway, client, wanted),
         media_type="text/event-stream",
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )
@@ -126,25 +129,29 @@ class History:
         """The next frames, perhaps none yet; None at the end.
 
         Raises:
-            Transient: the log is away.
+            Transient: the log is away, or gives nothing.
         """
-        if self._done():
-            return None
         if self._reader is None:
+            if self._renderer.positions == self._upto:
+                return None
             self._open()
             return []
+        at = self._reader.positions()
+        if all(at[place] >= end for place, end in self._upto.items()):
+            return None
         try:
             records = self._reader.poll(HISTORY_POLL_S, HISTORY_RECORDS)
         except Truncated:
+            self._reader.close()
             self._reader = None
             return []
-        if not records:
-            return None
+        # An empty look is not the end: a broker may take its time, and what lies between may be ends of transactions.
+        if records:
+            self._moved = time.monotonic()
+        elif time.monotonic() > self._moved + STALLED_S:
+            raise Transient(f"the log gave nothing of a stream's history for {STALLED_S:.0f} s")
         upto = self._upto
         return self._renderer.frames([r for r in records if r.offset < upto[TopicPartition(r.topic, r.partition)]])
-
-    def _done(self) -> bool:
-        return all(self._renderer.positions[place] == end for place, end in self._upto.items())
 
     def _open(self) -> None:
         if self._bus is None:
@@ -155,6 +162,7 @@ class History:
         self.lost = self.lost or lost
         self._renderer.positions = start
         self._reader = self._bus.reader(topics, start)
+        self._moved = time.monotonic()
 
     def close(self) -> None:
         """Free the connections."""

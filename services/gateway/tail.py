@@ -11,7 +11,9 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final
+from weakref import WeakSet
 
 from services.gateway.frames import Frame, Renderer, Texts, frame, model_change
 from services.gateway.positions import Positions, encode_positions, kept
@@ -69,10 +71,9 @@ class Client:
         """All that waits, at once; empty after `timeout` seconds, or when the stream is over."""
         if not self._waiting and not self.slow and not self.ended:
             self._changed.clear()
-            try:
+            # Something may be offered between the timeout and this coroutine's turn: it is given, not passed over.
+            with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), timeout)
-            except TimeoutError:
-                return b""
         data = b"".join(self._waiting)
         self._waiting.clear()
         return data
@@ -89,6 +90,7 @@ class Tail:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tail", daemon=True)
         self._clients: set[Client] = set()
+        self._admitted: WeakSet[Client] = WeakSet()
         self.ready = asyncio.Event()
         self.positions: Positions = {}
         self.champion: ModelChange | None = None
@@ -100,10 +102,12 @@ class Tail:
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
-    @property
-    def clients(self) -> int:
-        """Streams open now."""
-        return len(self._clients)
+    def admit(self, client: Client, most: int) -> bool:
+        """Count the client among the `most` there may be, until it leaves or, if it never joins, is dropped."""
+        if len(self._admitted) >= most:
+            return False
+        self._admitted.add(client)
+        return True
 
     def join(self, client: Client) -> Positions:
         """Offer the client everything from the returned position on."""
@@ -115,6 +119,7 @@ class Tail:
     def leave(self, client: Client) -> None:
         """Forget the client."""
         self._clients.discard(client)
+        self._admitted.discard(client)
         metrics.STREAMS.dec()
 
     def end(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -10,18 +11,23 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import httpx
+import pytest
 from gateway_kit import Running, Start, body_of, clean, made, outgoing, problem
 from prometheus_client import REGISTRY
 
+from services.gateway.frames import Frame
+from services.gateway.stream import History
+from services.gateway.tail import Client
 from services.settings import Settings
 from services.stream import topics
-from services.stream.bus import Outgoing
+from services.stream.bus import Outgoing, Record, TopicPartition
+from services.stream.errors import Transient
 from services.supervisor.servers import free_port
 
 
@@ -319,3 +325,80 @@ def test_a_signal_ends_the_process_with_streams_open(database: str, valkey_url: 
     finally:
         process.kill()
         process.wait()
+
+
+class Halting:
+    """A log whose reader now and then has nothing ready, as a Kafka broker does."""
+
+    place = TopicPartition(topics.PREDICTIONS, 0)
+
+    def __init__(self, answers: Sequence[Sequence[int]], ends: int) -> None:
+        self._answers, self._ends, self._at = list(answers), ends, 0
+
+    def begins(self, topic: str) -> dict[TopicPartition, int]:
+        return {self.place: 0} if topic == topics.PREDICTIONS else {}
+
+    def reader(self, *_: object) -> Halting:
+        return self
+
+    def poll(self, *_: object) -> list[Record]:
+        offsets = self._answers.pop(0) if self._answers else []
+        self._at = self._ends if not self._answers else max((self._at, *(n + 1 for n in offsets)))
+        return [Record(*self.place, n, 0, b"k", outgoing(made(n)).value) for n in offsets]
+
+    def positions(self) -> dict[TopicPartition, int]:
+        return {self.place: self._at}
+
+    def close(self) -> None:
+        return
+
+
+def away() -> Any:
+    raise Transient("away")
+
+
+def test_an_empty_look_is_not_the_end_of_a_history() -> None:
+    log = Halting([[], [0, 1], [], [], [2], []], ends=5)  # offsets 3 and 4 are ends of transactions
+    history = History(lambda: log, away, {log.place: 0}, {log.place: 5})  # type: ignore[arg-type,return-value]
+    found: list[Frame] = []
+    while (frames := history.read()) is not None:
+        found += frames
+    assert [frame.event_id for frame in found] == ["0:1", "0:2", "0:3"]
+
+
+def test_a_history_that_gives_nothing_ends_so_that_the_client_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.gateway.stream.STALLED_S", 0.0)
+    log = Halting([[]] * 9, ends=5)
+    history = History(lambda: log, away, {log.place: 0}, {log.place: 5})  # type: ignore[arg-type,return-value]
+    with pytest.raises(Transient):
+        while history.read() is not None:
+            time.sleep(0.001)
+
+
+def test_what_is_offered_as_the_heartbeat_falls_due_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client(None, 10)
+
+    async def late(waited: Any, _: float) -> None:
+        waited.close()
+        client.offer([Frame("0:1", None, b"event")], "0:1")
+        raise TimeoutError
+
+    monkeypatch.setattr("services.gateway.tail.asyncio.wait_for", late)
+    assert asyncio.run(client.take(1.0)) == b"event"
+
+
+def test_a_stream_that_has_yet_to_begin_counts(start: Start) -> None:
+    gateway = start(streams=1)
+    address = urlsplit(gateway.url)
+    with socket.create_connection((address.hostname or "", address.port or 0)) as raw:
+        # It names a position ahead of the log, and so is held back for a second before it begins.
+        raw.sendall(b"GET /v1/stream HTTP/1.1\r\nHost: 127.0.0.1\r\nLast-Event-ID: 0:99999-m:0\r\n\r\n")
+        time.sleep(0.3)
+        problem(gateway.client.get("/v1/stream"), 503)
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        with httpx.stream("GET", f"{gateway.url}/v1/stream", timeout=10) as response:
+            if response.status_code == 200:
+                return
+        time.sleep(0.1)
+    raise AssertionError("a stream that was left still counts")
