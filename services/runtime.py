@@ -67,7 +67,7 @@ class Context:
         """A bus of this thread's own; only one of a process may `publish`."""
         return self.settings.open_bus(self.name, self.slot)
 
-    def valkey(self) -> redis.Redis:
+    def valkey(self, timeout_s: float = 5.0, retries: int = 3) -> redis.Redis:
         """A client that reconnects by itself a few times; then its errors are for the caller to map.
 
         Raises:
@@ -77,10 +77,10 @@ class Context:
             raise Misconfigured(f"{self.name} needs Valkey or Redis: set TICKERLOOP_REDIS=redis://host:port")
         return redis.Redis.from_url(
             self.settings.redis,
-            socket_timeout=5,
-            socket_connect_timeout=5,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
             health_check_interval=10,
-            retry=Retry(ExponentialBackoff(cap=0.5, base=0.02), 3),
+            retry=Retry(ExponentialBackoff(cap=0.5, base=0.02), retries),
         )
 
     def loop(

@@ -7,6 +7,7 @@ and may be lost: the gateway falls back to Postgres.
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Final, TypeVar
@@ -16,7 +17,7 @@ import redis
 from psycopg2.extensions import cursor as Cursor
 from psycopg2.extras import execute_values
 
-from services.runtime import Context
+from services.runtime import Context, now_ms
 from services.stream import topics
 from services.stream.bus import Record
 from services.stream.errors import Rejected
@@ -39,11 +40,18 @@ MAX_RECORDS: Final = 2_000
 EVERY_S: Final = 0.1
 """Nobody waits for the rows: the live stream reads the log itself."""
 
+CACHED_S: Final = 60
+"""The latest of a ticker stays in Valkey for so long: where a write was lost, the table is asked again soon."""
+VALKEY_S: Final = 0.25
+AWAY_S: Final = 5.0
+"""How long Valkey is let be after it failed: its answer is waited for between two batches."""
+
 _NEWER: Final = """
 for i, key in ipairs(KEYS) do
   local old = redis.call('HGET', key, 'at')
   if not old or tonumber(old) <= tonumber(ARGV[2 * i - 1]) then
     redis.call('HSET', key, 'at', ARGV[2 * i - 1], 'json', ARGV[2 * i])
+    redis.call('EXPIRE', key, ARGV[#ARGV])
   end
 end
 """
@@ -54,7 +62,7 @@ log = logging.getLogger(__name__)
 
 def serve(context: Context) -> None:
     """Run the store until stopped."""
-    latest = Latest(context.valkey())
+    latest = Latest(context.valkey(VALKEY_S, retries=0))
     context.state = "running"
     context.loop(GROUP, *TOPICS, max_records=MAX_RECORDS, every_s=EVERY_S, hooks=Hooks(after=latest)).sink(store)
 
@@ -66,10 +74,11 @@ def store(records: Sequence[Record], cursor: Cursor) -> Sequence[Answer]:
     predictions = _decoded(records, topics.PREDICTIONS, Prediction, answers)
     refused = _decoded(records, topics.REJECTED, RejectedText, answers)
     _insert_texts(cursor, texts)
+    scored = _scored_first(cursor, predictions)
     _insert_predictions(cursor, predictions)
     tally = Counter((record.topic, _dead_reason(record)) for record in records if record.topic not in _COUNTED_BELOW)
     tally.update((topics.REJECTED, event.reason) for event in refused)
-    tally[topics.PREDICTIONS, ""] += len(predictions)
+    tally[topics.PREDICTIONS, ""] += scored
     _count(cursor, tally)
     return answers
 
@@ -125,6 +134,17 @@ def _insert_texts(cursor: Cursor, events: Sequence[CleanText]) -> None:
     ) if events else None
 
 
+def _scored_first(cursor: Cursor, events: Sequence[Prediction]) -> int:
+    """How many texts have their first prediction here: a replay, with this model or another, adds none.
+
+    A text's predictions lie in one partition, so that nobody else stores one meanwhile.
+    """
+    texts = {event.text_id for event in events}
+    cursor.execute("SELECT count(DISTINCT text_id) FROM prediction WHERE text_id = ANY(%s)", (list(texts),))
+    (before,) = cursor.fetchone() or (0,)
+    return len(texts) - int(before)
+
+
 def _insert_predictions(cursor: Cursor, events: Sequence[Prediction]) -> None:
     execute_values(
         cursor,
@@ -169,13 +189,20 @@ def _count(cursor: Cursor, tally: Counter[tuple[str, str]]) -> None:
 
 
 class Latest:
-    """Writes the newest sentiment of each ticker, by event time, to Valkey: hash `latest:<ticker>`, field `json`."""
+    """Writes the newest sentiment of each ticker, by event time, to Valkey: hash `latest:<ticker>`, field `json`.
+
+    Only what is about as young as an entry lives: an older event might be written where a newer one's has run out.
+    """
 
     def __init__(self, client: redis.Redis) -> None:
         self._script = client.register_script(_NEWER)
+        self._away_until = 0.0
 
     def __call__(self, records: Sequence[Record]) -> None:
         """Called after the commit; a lost Valkey is noted and passed over."""
+        if time.monotonic() < self._away_until:
+            return
+        oldest = now_ms() - CACHED_S * 1000
         newest: dict[str, Prediction] = {}
         for record in records:
             if record.topic == topics.PREDICTIONS:
@@ -183,15 +210,16 @@ class Latest:
                     event = decode(Prediction, record.value)
                 except Rejected:
                     continue
-                for ticker in event.tickers:
+                for ticker in event.tickers if event.event_time >= oldest else ():
                     if ticker not in newest or newest[ticker].event_time <= event.event_time:
                         newest[ticker] = event
         if not newest:
             return
         arguments = [part for event in newest.values() for part in (event.event_time, _latest(event))]
         try:
-            self._script(keys=[f"latest:{ticker}" for ticker in newest], args=arguments)
+            self._script(keys=[f"latest:{ticker}" for ticker in newest], args=[*arguments, CACHED_S])
         except redis.exceptions.RedisError as error:
+            self._away_until = time.monotonic() + AWAY_S
             log.warning("the latest sentiments could not be cached: %s", error)
 
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import socket
+import time
 from contextlib import closing
 
+import msgspec
 import redis
 from loop.conftest import Bench
 from loop.makers import clean_text, prediction, published, rejected
 
 from services import status, store
 from services.clean import service as clean
+from services.runtime import Context, now_ms
+from services.settings import Settings
 from services.stream import topics
-from services.stream.bus import Outgoing
+from services.stream.bus import Outgoing, Record
 from services.stream.loop import Hooks
 
 
@@ -35,23 +40,45 @@ def test_account_adds_up_and_replay_changes_nothing(bench: Bench) -> None:
     bench.bus.publish([published(prediction("a"))])
     bench.run(store.serve, lambda: _stored(bench))
     assert bench.rows("SELECT count(*) FROM prediction") == [(2,)]
+    again = msgspec.structs.replace(prediction("b"), prediction_id="by-another-model", model="m2")
+    bench.bus.publish([published(again), published(again)])
+    bench.run(store.serve, lambda: _stored(bench))
+    assert bench.rows("SELECT count(*) FROM prediction") == [(3,)]
+    assert status.collect(bench.settings).account == account
 
 
 def test_latest_is_by_event_time_and_survives_a_lost_valkey(bench: Bench) -> None:
-    bench.bus.publish([published(prediction("new", "negative", at=9_000, tickers=("AAPL",)))])
+    now = now_ms()
+    bench.bus.publish([published(prediction("new", "negative", at=now, tickers=("AAPL",)))])
     bench.run(store.serve, lambda: _stored(bench))
-    bench.bus.publish([published(prediction("old", "positive", at=3_000, tickers=("AAPL", "MSFT")))])
+    bench.bus.publish([published(prediction("old", "positive", at=now - 6_000, tickers=("AAPL", "MSFT")))])
     bench.run(store.serve, lambda: _stored(bench))
     client = redis.Redis.from_url(bench.settings.redis)
     found = {t: json.loads(client.hget(f"latest:{t}", "json"))["label"] for t in ("AAPL", "MSFT")}  # type: ignore[arg-type]
     assert found == {"AAPL": "negative", "MSFT": "positive"}
+    assert 0 < client.ttl("latest:AAPL") <= store.CACHED_S  # type: ignore[operator]
+    bench.bus.publish([published(prediction("ancient", at=now - 2 * store.CACHED_S * 1000, tickers=("TSLA",)))])
+    bench.run(store.serve, lambda: _stored(bench))
+    assert not client.exists("latest:TSLA"), "the table may hold a newer one"
 
     dead = store.Latest(redis.Redis.from_url("redis://127.0.0.1:1/0"))
-    bench.bus.publish([published(prediction("more", tickers=("AAPL",)))])
+    bench.bus.publish([published(prediction("more", at=now, tickers=("AAPL",)))])
     context = bench.context("store")
     loop = context.loop(store.GROUP, *store.TOPICS, hooks=Hooks(after=dead))
     bench.run(lambda c: setattr(loop, "_stop", c.stop) or loop.sink(store.store), lambda: _stored(bench))
-    assert bench.rows("SELECT count(*) FROM prediction") == [(3,)]
+    assert bench.rows("SELECT count(*) FROM prediction") == [(4,)]
+
+
+def test_a_valkey_that_hangs_holds_nobody_up() -> None:
+    event = published(prediction("a", at=now_ms(), tickers=("AAPL",)))
+    record = Record(event.topic, 0, 0, 0, event.key, event.value)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        context = Context(Settings(database="", redis=f"redis://127.0.0.1:{silent.getsockname()[1]}/0"), "store")
+        latest = store.Latest(context.valkey(store.VALKEY_S, retries=0))
+        began = time.monotonic()
+        for _ in range(50):
+            latest([record])
+    assert time.monotonic() - began < 2
 
 
 def test_nul_goes_through_cleaning_and_the_store_and_is_in_no_row(bench: Bench) -> None:
