@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -21,12 +23,16 @@ from services.runtime import now_ms
 from services.stream import topics
 from services.stream.bus import Bus, Outgoing
 from services.stream.errors import Rejected
-from services.stream.events import ModelChange, encode
+from services.stream.events import ModelChange, decode, encode
 
 PART_BYTES: Final = 1 << 20
 GENESIS: Final = "0" * 64
 FILES: Final = ("head.safetensors", "model.json")
 """A model as `services.score.artifact` saves it; its encoder is named in the card by hash."""
+
+
+CHANGES: Final = ("promote", "rollback")
+"""Actions that change the champion, and so are told in `models`; the others are on record only."""
 
 
 class Conflict(Rejected):
@@ -110,7 +116,7 @@ def fetch(cursor: Cursor, version: str, cache: Path) -> Path:
         if hashlib.sha256(content).hexdigest() != digest:
             raise Rejected("tampered", f"{name} of model {version} does not have its recorded hash")
         folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f".{name}.{now_ms()}"
+        partial = folder / f".{name}.{os.getpid()}.{now_ms()}"
         partial.write_bytes(content)
         partial.rename(path)
     return folder
@@ -142,7 +148,16 @@ def ledger(cursor: Cursor) -> list[LedgerRow]:
 
 
 def _row(row: tuple[Any, ...]) -> LedgerRow:
-    return LedgerRow(**dict(zip(LedgerRow.__struct_fields__, row, strict=True)) | {"evidence": json.loads(row[6])})
+    return LedgerRow(**dict(zip(LedgerRow.__struct_fields__, row, strict=True)) | {"evidence": _evidence(row[6])})
+
+
+def _evidence(text: str) -> dict[str, Any]:
+    # What was altered into no JSON object must not keep the rest from being read; its hash tells of it.
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    return found if isinstance(found, dict) else {"unreadable": text}
 
 
 def row_hash(row: LedgerRow) -> str:
@@ -151,9 +166,12 @@ def row_hash(row: LedgerRow) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def verify(rows: list[LedgerRow]) -> list[str]:
-    """What is wrong with the chain, row by row; empty when it holds."""
-    problems = []
+def verify(rows: list[LedgerRow], announced: Sequence[ModelChange] | None = None) -> list[str]:
+    """What is wrong with the chain, row by row, and between it and what `models` holds; empty when all is well.
+
+    The chain alone can't tell that its last rows are gone, or that all of it was written anew.
+    """
+    problems = [] if announced is None else _differences(rows, announced)
     previous = GENESIS
     for number, row in enumerate(rows, start=1):
         if row.epoch != number:
@@ -166,10 +184,37 @@ def verify(rows: list[LedgerRow]) -> list[str]:
     return problems
 
 
+def announced(bus: Bus) -> list[ModelChange]:
+    """What `models` holds, which is kept for ever; what isn't a change is passed over, as the scorers do."""
+    ends = bus.ends(topics.MODELS)
+    changes: list[ModelChange] = []
+    with closing(bus.reader([topics.MODELS])) as reader:
+        while any(reader.positions()[place] < end for place, end in ends.items()):
+            for record in reader.poll(0.2):
+                with suppress(Rejected):
+                    changes.append(decode(ModelChange, record.value))
+    return changes
+
+
+def _differences(rows: Sequence[LedgerRow], announced: Sequence[ModelChange]) -> list[str]:
+    written = [change_of(row) for row in rows if row.action in CHANGES]
+    gone = [
+        f"row {change.epoch}: `models` tells of a {change.action} of {change.version}; the row is gone or says another"
+        for change in announced
+        if change not in written
+    ]
+    untold = [
+        f"row {change.epoch}: `models` has no {change.action} of {change.version}; on Kafka the relay may be behind"
+        for change in written
+        if change not in announced
+    ]
+    return gone + untold
+
+
 def decide(
     cursor: Cursor,
     action: str,
-    version: str,
+    version: str | None,
     *,
     actor: str,
     reason: str,
@@ -178,14 +223,21 @@ def decide(
 ) -> LedgerRow:
     """Append one row in the caller's transaction; the ledger is locked until its commit.
 
+    `version` None takes the champion before the present one.
+
     Raises:
-        Conflict: `expected_epoch` is given and the champion's epoch is another by now.
+        Conflict: `expected_epoch` is given and the champion's epoch is another by now; the version to promote is the
+            champion already; there is none before it.
         Rejected: the version is unknown.
     """
     cursor.execute("LOCK TABLE ledger IN EXCLUSIVE MODE")
     current = champion(cursor)
     if expected_epoch is not None and expected_epoch != (current.epoch if current else 0):
         raise Conflict(f"the champion's epoch is {current.epoch if current else 0}, not {expected_epoch}")
+    if version is None:
+        version = _before(ledger(cursor))
+    elif action == "promote" and current is not None and current.version == version:
+        raise Conflict(f"{version} is the champion already")
     cursor.execute("SELECT 1 FROM model_version WHERE version = %s", (version,))
     if cursor.fetchone() is None:
         raise Rejected("unknown", f"there is no model {version}; `tickerloop models list` shows them")
@@ -247,11 +299,10 @@ def _change(
     changes: list[ModelChange] = []
 
     def write(cursor: Cursor) -> list[Outgoing]:
-        cursor.execute("LOCK TABLE ledger IN EXCLUSIVE MODE")
         row = decide(
             cursor,
             action,
-            version or _before(ledger(cursor)),
+            version,
             actor=actor,
             reason=reason,
             evidence=evidence,

@@ -81,6 +81,51 @@ def test_the_database_refuses_changes_and_verify_finds_them(registered: Bench) -
     assert "row 2: its epoch is 3" in registry.verify([rows[0], rows[2]])[0]
 
 
+def test_the_champion_cannot_be_promoted_again_and_rollback_finds_the_one_before(registered: Bench) -> None:
+    for version in ("a", "b"):
+        _promote(registered, version)
+    with pytest.raises(registry.Conflict, match="already"):
+        _promote(registered, "b")
+    assert registry.rollback(registered.bus, actor="ana", reason="worse").version == "a"
+    assert _promote(registered, "b").previous == "a"
+
+
+def _forge(bench: Bench, statement: str, *arguments: str) -> None:
+    """As somebody who owns the database could."""
+
+    def write(cursor: registry.Cursor) -> list[Outgoing]:
+        cursor.execute("ALTER TABLE ledger DISABLE TRIGGER ledger_append_only")
+        cursor.execute(statement, arguments)
+        cursor.execute("ALTER TABLE ledger ENABLE TRIGGER ledger_append_only")
+        return []
+
+    bench.bus.write(write)
+
+
+def test_rows_taken_off_the_end_and_a_ledger_written_anew_are_found_by_the_topic(registered: Bench) -> None:
+    for version in ("a", "b", "c"):
+        _promote(registered, version)
+    announced = registry.announced(registered.bus)
+    assert registry.verify(_ledger(registered), announced) == []
+    _forge(registered, "DELETE FROM ledger WHERE epoch = 3")
+    assert registry.verify(_ledger(registered)) == [], "the chain can't tell"
+    (problem,) = registry.verify(_ledger(registered), announced)
+    assert problem.startswith("row 3: `models` tells of a promote of c")
+    _forge(registered, "DELETE FROM ledger")
+    for version in ("a", "c"):
+        _promote(registered, version)
+    assert registry.verify(_ledger(registered)) == []
+    assert registry.verify(_ledger(registered), announced) != []
+
+
+@pytest.mark.parametrize("evidence", ["no JSON", "[1]", "[" * 100_000])
+def test_evidence_that_was_made_unreadable_is_reported(registered: Bench, evidence: str) -> None:
+    for version in ("a", "b"):
+        _promote(registered, version)
+    _forge(registered, "UPDATE ledger SET evidence = %s WHERE epoch = 1", evidence)
+    assert registry.verify(_ledger(registered)) == ["row 1: its content was changed after it was written"]
+
+
 def test_files_come_back_whole_and_tampering_is_refused(registered: Bench, tmp_path: Path) -> None:
     def fetch(cursor: registry.Cursor) -> list[Outgoing]:
         folder = registry.fetch(cursor, "a", tmp_path / "cache")
