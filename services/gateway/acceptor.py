@@ -23,6 +23,9 @@ GROUP_EVENTS: Final = 5_000
 GROUP_BYTES: Final = 16_000_000
 """Bounds one transaction; a single request is never split, so that nothing of it is half kept."""
 
+PATIENCE_S: Final = 15.0
+"""Longest wait for the log; it is no bound on the transaction itself, which nobody can take back."""
+
 log = logging.getLogger(__name__)
 
 
@@ -61,7 +64,8 @@ class Acceptor:
         """Return once `events` are durable, all of them.
 
         Raises:
-            Problem: 429 when the queue is full, 503 when the log is away; none of `events` is kept then.
+            Problem: 429 when the queue is full, 503 when the log is away; none of `events` is kept then. 503, too,
+                when the log hangs; whether they will be kept is open then.
         """
         loop = asyncio.get_running_loop()
         pending = _Pending(events, sum(len(e.value) for e in events), loop, loop.create_future())
@@ -76,7 +80,10 @@ class Acceptor:
             self._events += len(events)
             self._bytes += pending.size
             self._changed.notify()
-        await pending.done
+        try:
+            await asyncio.wait_for(pending.done, PATIENCE_S)
+        except TimeoutError:
+            raise unavailable("the log does not answer; send it again: what was kept after all counts once") from None
 
     def _run(self) -> None:
         while group := self._take():

@@ -13,7 +13,7 @@ from litestar.types import ASGIApp
 
 from services.gateway import assets, health, judgements, models, reads, stream, texts
 from services.gateway.core import Gateway, SafeRequest, limited
-from services.gateway.edge import Edge
+from services.gateway.edge import Edge, answered
 from services.gateway.problems import HANDLERS
 
 API: Final = (
@@ -68,4 +68,4 @@ def build(gateway: Gateway) -> ASGIApp:
         ),
     )
     app.state.gateway = gateway
-    return Edge(app, gateway.settings.host)
+    return Edge(app, answered(gateway.settings.host, gateway.limits.hosts))

@@ -14,15 +14,17 @@ from litestar.datastructures import State
 from litestar.exceptions import InternalServerException, SerializationException
 from litestar.handlers import BaseRouteHandler
 
+from services import status
 from services.gateway.acceptor import Acceptor
 from services.gateway.limits import Limiter, Limits
-from services.gateway.pool import Pool
+from services.gateway.pool import PATIENCE_S, Pool
 from services.gateway.problems import Problem, malformed
+from services.gateway.recent import Recent
 from services.gateway.scorers import Scorers
 from services.gateway.tail import Tail
 from services.runtime import Context
 from services.stream.bus import Bus
-from services.stream.errors import Fatal
+from services.stream.errors import Fatal, Transient
 
 HISTORIES: Final = 4
 """Streams that read history at a time, each with connections of its own: a thousand may come back at once."""
@@ -39,6 +41,7 @@ class Gateway:
         self.tail = Tail(context.bus, context.connect, self.fail)
         self.limiter = Limiter(limits, self.settings.redis)
         self.scorers = Scorers(self.pool)
+        self.status = Recent(self._collected)
         self.catching_up = asyncio.Semaphore(HISTORIES)
         self.cache: redis.asyncio.Redis | None = None
         if self.settings.redis:
@@ -47,6 +50,12 @@ class Gateway:
             )
         self.failure: Fatal | None = None
         self.stopping = False
+
+    async def _collected(self) -> status.Status:
+        try:
+            return await asyncio.wait_for(asyncio.to_thread(status.collect, self.settings), PATIENCE_S)
+        except TimeoutError:
+            raise Transient(f"the log or the database does not answer within {PATIENCE_S:.0f} s") from None
 
     def open_bus(self) -> Bus:
         """A bus for the calling thread alone."""

@@ -35,13 +35,19 @@ SLOW_S: Final = 1.0
 log = logging.getLogger(__name__)
 
 
-class Edge:
-    """ASGI middleware. `bound` is the address the server listens on: on loopback only loopback names are answered, so
-    that a web page can't reach it under a name of its own (DNS rebinding)."""
+def answered(bound: str, hosts: str) -> frozenset[str] | None:
+    """The names to answer under: those of `hosts`, separated by commas; without any, loopback's on a loopback address
+    and all (None) elsewhere."""
+    named = frozenset(name.strip().casefold() for name in hosts.split(",")) - {""}
+    return named or (LOOPBACK if bound in LOOPBACK else None)
 
-    def __init__(self, app: ASGIApp, bound: str) -> None:
-        self._app = app
-        self._local_only = bound in LOOPBACK
+
+class Edge:
+    """ASGI middleware. Requests for a host not in `names` are refused, so that a web page can't reach this server
+    under a name of its own (DNS rebinding)."""
+
+    def __init__(self, app: ASGIApp, names: frozenset[str] | None) -> None:
+        self._app, self._names = app, names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -73,13 +79,13 @@ class Edge:
             took = time.monotonic() - started
             slow = took > SLOW_S and scope["path"] != "/v1/stream"
             level = logging.INFO if status >= 400 or slow else logging.DEBUG
-            log.log(level, "%s %s %d %.0f ms", scope["method"], scope["path"], status, took * 1000)
+            log.log(level, "%s %r %d %.0f ms", scope["method"], scope["path"], status, took * 1000)
 
     def _refusal(self, method: str, headers: Iterable[tuple[bytes, bytes]]) -> Problem | None:
         given = {name: value.decode("latin-1") for name, value in headers if name in _LOOKED_AT}
         host = given.get(b"host", "")
-        if self._local_only and _hostname(host) not in LOOPBACK:
-            return Problem(421, "wrong-host", "this gateway listens on loopback and answers under loopback names only")
+        if self._names is not None and _hostname(host) not in self._names:
+            return Problem(421, "wrong-host", "this gateway does not answer under that name; TICKERLOOP_GATEWAY_HOSTS")
         if method not in SAFE_METHODS:
             origin = given.get(b"origin")
             foreign = origin is not None and urlsplit(origin).netloc != host

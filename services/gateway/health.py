@@ -20,7 +20,7 @@ from services.stream.errors import Transient
 @get("/v1/status", responses=SPECS, tags=["operations"])
 async def get_status(request: SafeRequest) -> status.Status:
     """What the whole loop is doing now: lag, the account of every text, the model, each service."""
-    return await asyncio.to_thread(status.collect, gateway_of(request).settings)
+    return await gateway_of(request).status.get()
 
 
 @get("/healthz", tags=["operations"])

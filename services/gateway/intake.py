@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from io import BytesIO
+from itertools import islice
 from typing import Final, NamedTuple
 
 import msgspec
@@ -16,6 +18,10 @@ from services.stream.events import RawText, decode, encode, text_id
 NDJSON: Final = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl"})
 NAMED_REFUSALS: Final = 1_000
 """Most refused items that one answer spells out; a body full of garbage needn't come back in full."""
+
+COMMAS: Final = 500_000
+BYTES_PER_COMMA: Final = 8
+"""An array with more commas than `COMMAS` and than one in so many bytes is no batch of texts: `"k":"v",` is longer."""
 
 _array = msgspec.json.Decoder(list[msgspec.Raw])
 
@@ -54,12 +60,13 @@ def read(body: bytes, media_type: str, most: int) -> Read:
     """Parse and validate a body of at most `most` items.
 
     Raises:
-        Problem: 400 where the body as a whole, or every item, can't be read; 413 above `most`; 422 where there is no
-            item, or each breaks a rule.
+        Problem: 400 where the body as a whole can't be read or holds no item; 413 above `most`.
     """
-    items = list(_items(body, media_type))
+    items = list(islice(_items(body, media_type, most), most + 1))
     if len(items) > most:
-        raise Problem(413, "too-many-items", f"{len(items):,} texts in one request; it takes {most:,}")
+        raise _too_many(most)
+    if not items:
+        raise malformed('no text: send {"text": "…"}, an array of such objects, or one per line as NDJSON')
     answer = Read([], [], [])
     for item in items:
         try:
@@ -69,16 +76,21 @@ def read(body: bytes, media_type: str, most: int) -> Read:
         else:
             answer.accepted.append(Accepted(item.number, identity))
             answer.events.append(event)
-    if not answer.accepted:
-        raise _nothing(answer.refused)
     return answer
 
 
-def _items(body: bytes, media_type: str) -> Iterator[_Item]:
+def _too_many(most: int) -> Problem:
+    return Problem(413, "too-many-items", f"one request takes {most:,} texts")
+
+
+def _items(body: bytes, media_type: str, most: int) -> Iterator[_Item]:
     if media_type in NDJSON:
-        lines = ((number, line.strip()) for number, line in enumerate(body.split(b"\n"), start=1))
+        lines = ((number, line.strip()) for number, line in enumerate(BytesIO(body), start=1))
         yield from (_Item(index, *entry) for index, entry in enumerate(entry for entry in lines if entry[1]))
     elif body.lstrip()[:1] == b"[":
+        # The decoder has no limit of its own: millions of items would stand in memory before they are counted.
+        if body.count(b",") > max(COMMAS, len(body) // BYTES_PER_COMMA):
+            raise _too_many(most)
         try:
             values = _array.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -99,9 +111,8 @@ def _event(value: bytes) -> tuple[Outgoing, str]:
     return event, identity
 
 
-def _nothing(refused: Sequence[Refused]) -> Problem:
-    if not refused:
-        return malformed('no text: send {"text": "…"}, an array of such objects, or one per line as NDJSON')
+def nothing(refused: Sequence[Refused]) -> Problem:
+    """Every item was refused: 400 where none could be read, else 422."""
     unreadable = all(entry.reason == "malformed" for entry in refused)
     detail = refused[0].detail if len(refused) == 1 else f"none of {len(refused):,} texts was taken"
     named = list(refused[:NAMED_REFUSALS])

@@ -1,4 +1,4 @@
-"""How much one client may send, and the token bucket that counts it."""
+"""How much one client may send, under which names, and the token bucket that counts it."""
 
 from __future__ import annotations
 
@@ -54,6 +54,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Live streams open at once."""
     stream_queue: int = 2_000
     """Events that wait for one slow stream before it is closed."""
+    hosts: str = ""
+    """Names, separated by commas, under which requests are answered; when empty, loopback's names on a loopback
+    address and any name elsewhere. Name them wherever a browser can reach another address than loopback."""
     heartbeat_s: float = 15.0
     """Longest silence on a live stream, in seconds; proxies cut silent connections."""
 

@@ -178,7 +178,7 @@ def _on_fatal(_: _Request, error: Fatal) -> _Response:
 
 
 def _on_defect(request: _Request, error: Exception) -> _Response:
-    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    log.error("%s %r failed", request.method, request.url.path, exc_info=error)
     return _answer(_internal(HTTPStatus.INTERNAL_SERVER_ERROR))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from typing import Final
 
 import httpx
@@ -12,9 +11,8 @@ import msgspec
 from services.gateway import queries
 from services.gateway.pool import Pool
 from services.gateway.problems import TYPE_PREFIX, Problem, ProblemBody, unavailable
+from services.gateway.recent import Recent
 
-FRESH_S: Final = 1.0
-"""Workers beat once a second; asking the table more often tells nothing new."""
 TIMEOUT: Final = httpx.Timeout(30.0, connect=1.0)
 
 
@@ -38,11 +36,9 @@ class Scorers:
     """Finds live workers and asks them in turn."""
 
     def __init__(self, pool: Pool) -> None:
-        self._pool = pool
         self._client = httpx.AsyncClient(timeout=TIMEOUT, trust_env=False)
         self._turn = itertools.count()
-        self._known: list[str] = []
-        self._asked = -FRESH_S
+        self._alive = Recent(lambda: pool.run(queries.scorers))
 
     async def alive(self) -> list[str]:
         """Addresses, at most a second old.
@@ -50,10 +46,7 @@ class Scorers:
         Raises:
             Transient: the database is away.
         """
-        if time.monotonic() - self._asked >= FRESH_S:
-            self._known = await self._pool.run(queries.scorers)
-            self._asked = time.monotonic()
-        return self._known
+        return await self._alive.get()
 
     async def score(self, texts: list[str]) -> Scores:
         """Ask one worker, and the others where it doesn't answer.

@@ -83,8 +83,10 @@ async def post_texts(request: SafeRequest) -> TextsAnswer:
     body, media_type = await request.body(), request.content_type[0].lower()
     arguments = (body, media_type, gateway.limits.batch_items)
     read = await asyncio.to_thread(intake.read, *arguments) if len(body) > LARGE_BODY else intake.read(*arguments)
-    if len(read.events) > 1:
-        await charge(request, len(read.events) - 1)
+    if (items := len(read.accepted) + len(read.refused)) > 1:
+        await charge(request, items - 1)
+    if not read.accepted:
+        raise intake.nothing(read.refused)
     await gateway.acceptor.publish(read.events)
     metrics.ACCEPTED.inc(len(read.accepted))
     return TextsAnswer(read.accepted, read.refused[: intake.NAMED_REFUSALS])

@@ -17,6 +17,9 @@ Connect = Callable[[], Connection]
 
 CONNECT_TIMEOUT_S: Final = 5
 
+UNANSWERED_MS: Final = 15_000
+"""A connection whose packets aren't acknowledged for so long is lost; keepalives look only at idle ones."""
+
 RETRY_CODES: Final = frozenset(
     {
         errorcodes.SERIALIZATION_FAILURE,
@@ -48,6 +51,7 @@ def connector(url: str, application: str) -> Connect:
                 keepalives_idle=5,
                 keepalives_interval=2,
                 keepalives_count=3,
+                tcp_user_timeout=UNANSWERED_MS,
                 options="-c client_connection_check_interval=1000 -c synchronous_commit=on -c timezone=UTC",
             )
 

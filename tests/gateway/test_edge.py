@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 from http.server import ThreadingHTTPServer
 from typing import Any
 
 import httpx
 import msgspec
 import pytest
-from gateway_kit import Running, announce, problem
+from gateway_kit import Running, Start, announce, problem
 from prometheus_client import REGISTRY
 
+from services import status
+from services.gateway.edge import LOOPBACK, answered
 from services.gateway.limits import limits_from
 from services.gateway.problems import FieldError, Problem
+from services.settings import Settings
 from services.stream.errors import Misconfigured
 
 
@@ -83,8 +88,27 @@ def test_health(gateway: Running, scorer: ThreadingHTTPServer) -> None:
     body = problem(gateway.client.get("/readyz"), 503)
     assert [entry["field"] for entry in body["errors"]] == ["score"]
     announce(gateway, scorer.server_port)
-    assert httpx.get(f"{gateway.url}/readyz").status_code in (200, 503)  # the list of workers is up to a second old
-    assert gateway.client.get("/v1/status").json()["account"]["taken"] == 0
+    assert _ready(gateway, 200).json() == {"status": "ready"}
+    gateway.execute("UPDATE service SET beat = 0")
+    assert "score" in problem(_ready(gateway, 503), 503)["detail"]
+
+
+def _ready(gateway: Running, status: int) -> httpx.Response:
+    """The answer once it has that status: the list of workers is up to a second old."""
+    deadline = time.monotonic() + 5
+    while (answer := gateway.client.get("/readyz")).status_code != status and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return answer
+
+
+def test_readers_of_the_status_share_one_answer(gateway: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Settings] = []
+    collect = status.collect
+    monkeypatch.setattr(status, "collect", lambda settings: asked.append(settings) or collect(settings))  # type: ignore[func-returns-value]
+    with ThreadPoolExecutor(16) as threads:
+        answers = list(threads.map(lambda _: gateway.client.get("/v1/status"), range(16)))
+    assert {answer.json()["account"]["taken"] for answer in answers} == {0}
+    assert len(asked) <= 2
 
 
 def test_metrics(gateway: Running, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
@@ -138,6 +162,26 @@ def test_foreign_pages_and_foreign_names_are_refused(gateway: Running) -> None:
     for host in ("evil.example", "127.0.0.1.evil.example", "[", ""):
         problem(gateway.client.get("/healthz", headers={"Host": host}), 421)
     assert gateway.client.get("/healthz", headers={"Host": "localhost:1"}).status_code == 200
+
+
+def test_only_the_names_that_are_set_are_answered(start: Start) -> None:
+    gateway = start(hosts="Loop.example, 127.0.0.1")
+    for host, code in (("loop.example:8080", 200), ("127.0.0.1", 200), ("localhost", 421), ("evil.example", 421)):
+        assert httpx.get(f"{gateway.url}/v1/review", headers={"Host": host}).status_code == code, host
+
+
+def test_names_follow_the_address_where_none_are_set() -> None:
+    assert answered("127.0.0.1", "") == answered("localhost", " ,") == LOOPBACK
+    assert answered("192.0.2.1", "") is None
+    assert answered("192.0.2.1", "localhost,127.0.0.1") == {"localhost", "127.0.0.1"}
+
+
+def test_a_path_cannot_forge_a_line_of_the_log(gateway: Running, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        problem(gateway.client.get("/nope%0a2026-01-01%20INFO%20forged"), 404)
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "services.gateway.edge"]
+    assert "forged" in line
+    assert "\n" not in line
 
 
 def test_other_errors_are_problems_too(gateway: Running) -> None:

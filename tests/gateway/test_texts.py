@@ -6,19 +6,23 @@ import json
 import socket
 import threading
 import time
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
+import msgspec
 import pytest
 from gateway_kit import Running, Start, problem
 
+from services.gateway import intake
+from services.gateway.acceptor import Acceptor
+from services.gateway.problems import Problem
 from services.runtime import Context
 from services.settings import Settings
 from services.stream import topics
 from services.stream.database import migrate
-from services.stream.errors import Transient
 from services.stream.events import RawText, decode, text_id
 from services.stream.postgres import PostgresBus
 from services.supervisor.servers import PostgresServer
@@ -171,6 +175,32 @@ def test_the_rate_limit_counts_texts_and_says_when_to_come_back(start: Start) ->
     assert len(gateway.records(topics.RAW)) == 18
 
 
+def test_refused_texts_cost_as_much_as_taken_ones(start: Start) -> None:
+    gateway = start(rate=1, burst=20)
+    problem(gateway.client.post("/v1/texts", json=[{"txt": n} for n in range(18)]), 422)
+    problem(gateway.client.post("/v1/texts", json=[{"txt": n} for n in range(18)]), 429)
+
+
+@pytest.mark.parametrize(
+    ("body", "media_type"),
+    [(b"[" + b"0," * 3_999_000 + b"0]", "application/json"), (b"0\n" * 4_000_000, "application/x-ndjson")],
+)
+def test_a_body_of_a_million_items_is_not_taken_apart(body: bytes, media_type: str) -> None:
+    tracemalloc.start()
+    with pytest.raises(Problem) as refused:
+        intake.read(body, media_type, 10_000)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert refused.value.body.status == 413
+    assert peak < 20_000_000
+
+
+def test_a_long_text_with_many_commas_is_no_crowd() -> None:
+    prose = "Profit, as forecast, rose, " * 7_000
+    body = msgspec.json.encode([{"text": prose}, *({"text": f"{n}", "id": f"{n}", "title": "x,y"} for n in range(100))])
+    assert len(intake.read(body, "application/json", 101).accepted) == 101
+
+
 def test_the_rate_limit_holds_without_valkey(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TICKERLOOP_GATEWAY_RATE", "1")
     monkeypatch.setenv("TICKERLOOP_GATEWAY_BURST", "3")
@@ -185,13 +215,14 @@ def test_the_rate_limit_holds_without_valkey(database: str, monkeypatch: pytest.
     assert codes[4] == 429
 
 
-def test_a_full_disk_is_a_503_and_keeps_nothing(gateway: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise Transient("could not extend file: No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("services.stream.postgres.append", full)
-        answer = gateway.client.post("/v1/texts", json=[{"text": "a"}, {"text": "b"}])
+def test_a_full_disk_is_a_503_and_keeps_nothing(gateway: Running) -> None:
+    gateway.execute(
+        "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " RAISE 'could not extend file: No space left on device' USING ERRCODE = 'disk_full'; END $$"
+    )
+    gateway.execute("CREATE TRIGGER full_disk BEFORE INSERT ON log.chunk EXECUTE FUNCTION full_disk()")
+    answer = gateway.client.post("/v1/texts", json=[{"text": "a"}, {"text": "b"}])
+    gateway.execute("DROP TRIGGER full_disk ON log.chunk")
     assert problem(answer, 503)["type"].endswith("unavailable")
     assert answer.headers["retry-after"]
     assert gateway.records(topics.RAW) == []
@@ -226,8 +257,44 @@ def test_a_lost_database_is_a_503_and_service_returns_with_it(folder: Path) -> N
         server.stop()
 
 
-def test_what_was_accepted_is_published_before_the_process_ends(start: Start) -> None:
+def test_a_log_that_hangs_is_a_503(gateway: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    let_go = threading.Event()
+    publish = PostgresBus.publish
+    monkeypatch.setattr(PostgresBus, "publish", lambda self, events: let_go.wait(20) and publish(self, events))
+    monkeypatch.setattr("services.gateway.acceptor.PATIENCE_S", 0.3)
+    answers = [gateway.client.post("/v1/texts", json={"text": "same"}) for _ in range(2)]
+    let_go.set()
+    assert all(problem(answer, 503)["detail"].startswith("the log does not answer") for answer in answers)
+    assert answers[0].headers["retry-after"]
+    assert gateway.client.post("/v1/texts", json={"text": "after"}).status_code == 202
+
+
+def test_a_database_that_hangs_is_a_503(gateway: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    let_go = threading.Event()
+    monkeypatch.setattr("services.gateway.queries.review", lambda *_: let_go.wait(20) and [])
+    monkeypatch.setattr("services.gateway.pool.PATIENCE_S", 0.3)
+    with ThreadPoolExecutor(8) as threads:  # more than the pool has: some wait in line
+        answers = list(threads.map(lambda _: gateway.client.get("/v1/review"), range(8)))
+    let_go.set()
+    assert all(problem(answer, 503) for answer in answers)
+    assert gateway.client.get("/v1/review").status_code == 200
+
+
+def test_what_was_accepted_is_published_before_the_process_ends(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     gateway = start()
+    waiting, let_go = threading.Semaphore(0), threading.Event()
+    publish, submit = PostgresBus.publish, Acceptor.publish
+
+    def held(self: PostgresBus, events: list[object]) -> object:
+        let_go.wait(20)
+        return publish(self, events)  # type: ignore[arg-type]
+
+    async def counted(self: Acceptor, events: list[object]) -> None:
+        waiting.release()
+        await submit(self, events)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(PostgresBus, "publish", held)
+    monkeypatch.setattr(Acceptor, "publish", counted)
     answers: list[httpx.Response] = []
     threads = [
         threading.Thread(target=lambda: answers.append(gateway.client.post("/v1/texts", json={"text": "last"})))
@@ -235,9 +302,14 @@ def test_what_was_accepted_is_published_before_the_process_ends(start: Start) ->
     ]
     for thread in threads:
         thread.start()
+    assert all(waiting.acquire(timeout=10) for _ in threads)
+    gateway.context.stop.set()
+    time.sleep(0.3)
+    assert answers == []
+    let_go.set()
     for thread in threads:
         thread.join()
-    gateway.context.stop.set()
+    assert len(answers) == 8
     assert all(answer.status_code == 202 for answer in answers)
     assert len(gateway.records(topics.RAW)) == 8
 

@@ -16,6 +16,9 @@ import pytest
 import yaml
 
 from services.cli import ENTRIES
+from services.gateway.edge import answered
+from services.gateway.limits import PREFIX as LIMITS
+from services.gateway.limits import Limits
 from services.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[2]
@@ -65,9 +68,17 @@ def test_its_broker_behaves_as_the_tests_broker_does(compose: dict[str, Any]) ->
 
 
 def test_settings_exist(compose: dict[str, Any]) -> None:
-    known = {PREFIX + field.name.upper() for field in msgspec.structs.fields(Settings)}
+    kinds = {PREFIX: Settings, LIMITS: Limits}
+    known = {start + field.name.upper() for start, kind in kinds.items() for field in msgspec.structs.fields(kind)}
     for service in _ours(compose).values():
         assert set(service["environment"]) <= known
+
+
+def test_the_gateway_answers_under_the_names_it_is_published_under(compose: dict[str, Any]) -> None:
+    gateway = compose["services"]["gateway"]
+    names = answered(gateway["environment"]["TICKERLOOP_HOST"], gateway["environment"]["TICKERLOOP_GATEWAY_HOSTS"])
+    assert names == {"localhost", "127.0.0.1"}
+    assert all(port.startswith("127.0.0.1:") for port in gateway["ports"])
 
 
 def test_containers_are_locked_down_and_watched(compose: dict[str, Any]) -> None:
