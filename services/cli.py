@@ -397,12 +397,17 @@ def models_ledger() -> None:
 
 @models.command("verify")
 def models_verify() -> None:
-    """Check the ledger's hash chain; names every row that was changed, added or removed. Exit 1 if any was."""
+    """Check the ledger's hash chain, and the ledger against the topic `models`.
+
+    Names every row that was changed, added or removed. Exit 1 if any was.
+    """
     from services.trainer import registry
 
+    with closing(settings().open_bus("models")) as bus:
+        announced = registry.announced(bus)
     with database() as cursor:
         rows = registry.ledger(cursor)
-    problems = registry.verify(rows)
+    problems = registry.verify(rows, announced)
     for problem in problems:
         click.echo(problem)
     click.echo(f"{len(rows)} rows, {len(problems)} problems")

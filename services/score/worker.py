@@ -80,7 +80,7 @@ class Worker:
         """
         ends = self._bus.ends(topics.MODELS)
         self._reader = self._bus.reader([topics.MODELS])
-        changes = [decode(ModelChange, record.value) for record in read_to_end(self._reader, ends)]
+        changes = registry.changes(read_to_end(self._reader, ends))
         if not changes:
             raise Transient("no model has been promoted yet; `tickerloop migrate` registers the bundled one")
         for change in sorted(changes, key=lambda change: change.epoch, reverse=True):
@@ -119,8 +119,7 @@ class Worker:
     def _read(self, timeout: float) -> None:
         if self._reader is None:
             return
-        for record in self._reader.poll(timeout):
-            change = decode(ModelChange, record.value)
+        for change in registry.changes(self._reader.poll(timeout)):
             if change.epoch > max(self.current.epoch, self._wanted.epoch if self._wanted else 0):
                 self._wanted = change
         self._swap()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -21,7 +21,7 @@ from psycopg2.extensions import cursor as Cursor
 
 from services.runtime import now_ms
 from services.stream import topics
-from services.stream.bus import Bus, Outgoing
+from services.stream.bus import Bus, Outgoing, Record, read_to_end
 from services.stream.errors import Rejected
 from services.stream.events import ModelChange, decode, encode
 
@@ -185,15 +185,22 @@ def verify(rows: list[LedgerRow], announced: Sequence[ModelChange] | None = None
 
 
 def announced(bus: Bus) -> list[ModelChange]:
-    """What `models` holds, which is kept for ever; what isn't a change is passed over, as the scorers do."""
-    ends = bus.ends(topics.MODELS)
-    changes: list[ModelChange] = []
+    """What `models` holds, which is kept for ever.
+
+    Raises:
+        Transient: its end can't be reached.
+    """
     with closing(bus.reader([topics.MODELS])) as reader:
-        while any(reader.positions()[place] < end for place, end in ends.items()):
-            for record in reader.poll(0.2):
-                with suppress(Rejected):
-                    changes.append(decode(ModelChange, record.value))
-    return changes
+        return changes(read_to_end(reader, bus.ends(topics.MODELS)))
+
+
+def changes(records: Iterable[Record]) -> list[ModelChange]:
+    """The records of `models`, without what a stranger may have put there that is no change."""
+    found = []
+    for record in records:
+        with suppress(Rejected):
+            found.append(decode(ModelChange, record.value))
+    return found
 
 
 def _differences(rows: Sequence[LedgerRow], announced: Sequence[ModelChange]) -> list[str]:

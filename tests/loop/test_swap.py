@@ -78,6 +78,15 @@ def test_it_takes_up_the_newest(bench: Bench, worker: Worker) -> None:
     assert epochs(worker) == (4, 0)
 
 
+def test_what_is_no_change_is_passed_over(bench: Bench, worker: Worker) -> None:
+    bench.bus.publish([Outgoing(topics.MODELS, b"x", b"not a change")])
+    worker.start()
+    bench.bus.publish([Outgoing(topics.MODELS, b"x", b"{}")])
+    announce(bench, 2, bundled())
+    worker.follow(owner())
+    assert epochs(worker) == (2, 0)
+
+
 def test_a_promotion_is_not_forgotten_while_the_database_is_away(
     bench: Bench, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -197,3 +197,11 @@ def test_verify_finds_a_row_that_was_forged(loop: TickerLoop) -> None:
     assert done.stdout == f"row 2: its content was changed after it was written\n{rows} rows, 1 problems\n"
     loop.execute(FORGE, "UPDATE ledger SET reason = substr(reason, 8) WHERE epoch = 2")
     assert loop.call("models", "verify").returncode == 0
+
+
+def test_verify_finds_that_the_last_row_is_gone(loop: TickerLoop) -> None:
+    last = ledger(loop)[-1]
+    loop.execute(FORGE, "DELETE FROM ledger WHERE epoch = (SELECT max(epoch) FROM ledger)")
+    done = loop.call("models", "verify")
+    assert done.returncode == 1
+    assert f"row {last['epoch']}: `models` tells of a {last['action']} of {last['version']}" in done.stdout
