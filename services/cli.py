@@ -417,8 +417,14 @@ def models_verify() -> None:
 @main.command()
 @click.option("--recipe", type=click.Choice(["loop", "bundled"]), default="loop", show_default=True)
 @click.option("--data", type=click.Path(exists=True, file_okay=False), help="bundled: folder of labelled sets")
-def train(recipe: str, data: str | None) -> None:
-    """Train now: `loop` learns from the corrections and lets the gate decide, `bundled` makes the shipped model."""
+@click.option("--encoder", metavar="NAME", help="loop: another encoder, a folder or a model that Hugging Face has")
+def train(recipe: str, data: str | None, encoder: str | None) -> None:
+    """Train now: `loop` learns from the corrections and lets the gate decide, `bundled` makes the shipped model.
+
+    With --encoder, a challenger is made on another encoder (safetensors, with a fast tokenizer): from the corrections
+    so far, the shipped anchor set and the champion's own answers. `tickerloop models promote` puts it in service where
+    the gate had too little to judge it by, as in a language that nobody has corrected yet.
+    """
     if recipe == "bundled":
         if data is None:
             raise click.UsageError("--recipe bundled needs --data DIR")
@@ -426,7 +432,10 @@ def train(recipe: str, data: str | None) -> None:
         return
     from services.trainer.run import train_once
 
-    outcome = train_once(settings(), trigger="command", say=lambda line: notes.print(line, highlight=False))
+    def say(line: str) -> None:
+        notes.print(line, highlight=False)
+
+    outcome = train_once(settings(), trigger="command", say=say, encoder=encoder)
     show(outcome)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from services.score import artifact
 from services.score.artifact import Model, ModelCard
-from services.score.base import TOKENIZER, Base, check, exported, find
+from services.score.base import TOKENIZER, Base, BaseFiles, check, exported, find
 from services.score.batching import BUDGET, plan
 from services.score.tokens import Tokenizer, Tokens
 from services.stream.errors import Misconfigured, Rejected
@@ -73,7 +73,7 @@ class OnnxEncoder:
 class Runtime(NamedTuple):
     """The expensive part, shared by all engines over one base: its encoder and tokenizer."""
 
-    key: str
+    base: BaseFiles
     encoder: Encoder
     tokenizer: Tokenizer
     budget: int
@@ -81,6 +81,11 @@ class Runtime(NamedTuple):
     lanes: int
     """Batches that run side by side."""
     pool: Executor
+
+    @property
+    def key(self) -> str:
+        """Equal for equal features."""
+        return self.base.key
 
     def budget_for(self, tokens: int) -> int:
         """What keeps every lane busy when `tokens` are all there is."""
@@ -107,7 +112,7 @@ def _cores() -> int:
 
 
 def _runtime(base: Base, encoder: Encoder, tokenizer: Tokenizer, budget: int, lanes: int) -> Runtime:
-    return Runtime(base.files.key, encoder, tokenizer, budget, lanes, ThreadPoolExecutor(lanes, "encoder"))
+    return Runtime(base.files, encoder, tokenizer, budget, lanes, ThreadPoolExecutor(lanes, "encoder"))
 
 
 def _on_gpu(device: str) -> bool:

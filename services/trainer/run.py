@@ -21,21 +21,26 @@ from psycopg2.extensions import cursor as Cursor
 from services.runtime import now_ms
 from services.score import artifact
 from services.score.artifact import Model
-from services.score.engine import Engine, open_engine
+from services.score.base import find
+from services.score.engine import Engine, Runtime, embed, open_engine, open_runtime
+from services.score.head import Head
 from services.settings import Settings
 from services.stream.bus import Bus, Outgoing
 from services.stream.database import transaction
 from services.stream.errors import Misconfigured
+from services.stream.events import LABELS
 from services.stream.membership import lock_key
 from services.trainer import dataset, gate, registry
 from services.trainer.dataset import Dataset, Labelled
 from services.trainer.gate import Verdict
-from services.trainer.head import calibrate, fit
+from services.trainer.head import FRESH, calibrate, fit
 
 REPLAY_WEIGHT: Final = 0.5
 """Of one anchor text, against 1 of a text that a person labelled."""
 LIVE_WEIGHT: Final = 0.1
 """Of the parent's own answer to an unlabelled live text: where people disagree with it, they should win."""
+TRANSFER: Final = FRESH._replace(epochs=40, batch=64)
+"""For a head over another encoder, which learns from hundreds of texts, not from ten thousand."""
 SEED: Final = 1
 
 Say = Callable[[str], None]
@@ -53,8 +58,10 @@ class Outcome(msgspec.Struct, frozen=True):
     seconds: float
 
 
-def train_once(settings: Settings, trigger: str, say: Say, seed: int = SEED) -> Outcome:
+def train_once(settings: Settings, trigger: str, say: Say, *, encoder: str | None = None, seed: int = SEED) -> Outcome:
     """Fit a challenger, judge it, and write the decision, for or against, into the ledger.
+
+    `encoder` names another encoder for it than the champion's: a folder, or a model that Hugging Face has.
 
     Raises:
         Misconfigured: another run is under way, nothing was ever promoted, or nobody has labelled anything yet.
@@ -69,13 +76,18 @@ def train_once(settings: Settings, trigger: str, say: Say, seed: int = SEED) -> 
                 raise Misconfigured("there is no champion to start from; `tickerloop migrate` registers one")
             folder = registry.fetch(cursor, champion.version, settings.model_cache)
             data = dataset.collect(cursor)
-        if not data.learn:
+        if not data.learn and encoder is None:
             raise Misconfigured("there are no labels to learn from yet; correct some predictions first")
         run = _begin(connection, trigger, data)
         try:
             say(f"learning from {len(data.learn)} labels, measured on {len(data.measure)} held-out ones")
             engine = open_engine(folder, device=settings.device, threads=settings.threads, cache=settings.model_cache)
-            model, verdict = challenge(engine, data, seed)
+            runtime = engine.runtime
+            if encoder is not None:
+                runtime = open_runtime(
+                    find(encoder), device=settings.device, threads=settings.threads, cache=settings.model_cache
+                )
+            model, verdict = challenge(engine, runtime, data, seed)
             say(f"{verdict.champion.rate:.1%} → {verdict.challenger.rate:.1%} on held-out texts: {verdict.reason}")
             return _record(bus, run, model, champion, verdict, len(data.learn), began)
         except BaseException as error:
@@ -84,47 +96,53 @@ def train_once(settings: Settings, trigger: str, say: Say, seed: int = SEED) -> 
             raise
 
 
-def challenge(engine: Engine, data: Dataset, seed: int) -> tuple[Model, Verdict]:
-    """Fit a challenger on the champion's features and compare both on the same held-out examples."""
+def challenge(engine: Engine, runtime: Runtime, data: Dataset, seed: int) -> tuple[Model, Verdict]:
+    """Fit a challenger on the features of `runtime` and compare it with the champion in `engine` on the same examples.
+
+    Over the champion's own encoder it starts from the champion's head; over another it starts afresh.
+    """
     learn, replay = [*data.learn], [*data.replay]
-    features = engine.embed([*(e.text for e in learn), *(e.text for e in replay), *data.live])
     people = dataset.one_hot([*learn, *replay])
-    parent = engine.model.head.probabilities(features[len(people) :], 1.0)
+    features = embed(runtime, [*(e.text for e in learn), *(e.text for e in replay), *data.live])
+    same = runtime.key == engine.runtime.key
+    live = features[len(people) :] if same or not data.live else embed(engine.runtime, data.live)
+    parent = engine.model.head.probabilities(live, 1.0) if data.live else np.zeros((0, len(LABELS)))
     targets = np.concatenate([people, parent.astype(np.float32)])
     weights = np.repeat(
         np.array([1.0, REPLAY_WEIGHT, LIVE_WEIGHT], np.float32), [len(learn), len(replay), len(data.live)]
     )
-    head = fit(features, targets, weights, init=engine.model.head, seed=seed)
+    if same:
+        head = fit(features, targets, weights, init=engine.model.head, seed=seed)
+    else:
+        head = fit(features, targets, weights, seed=seed, schedule=TRANSFER)
 
-    held_out, anchor = _embedded(engine, data.measure), _embedded(engine, data.anchor)
+    anchor = embed(runtime, [e.text for e in data.anchor])
     verdict = gate.judge(
-        _right(engine.probabilities(held_out), data.measure),
-        _right(head.probabilities(held_out, 1.0), data.measure),
-        _right(engine.probabilities(anchor), data.anchor),
-        _right(head.probabilities(anchor, 1.0), data.anchor),
+        _right(engine.model.head, engine.runtime, data.measure),
+        _right(head, runtime, data.measure),
+        _right(engine.model.head, engine.runtime, data.anchor),
+        _right(head, runtime, data.anchor),
     )
     temperature = calibrate(head.logits(anchor), dataset.one_hot(data.anchor), np.ones(len(anchor), np.float32))
     examples = [example.text for example in engine.card.examples]
     model = artifact.make(
         head,
         temperature,
-        engine.card.base,
+        runtime.base,
         dataset=data.digest,
         parent=engine.card.version,
         metrics={"held_out_accuracy": verdict.challenger.rate, "anchor_accuracy": verdict.anchor_challenger.rate},
-        examples=dict(zip(examples, engine.embed(examples), strict=True)),
+        examples=dict(zip(examples, embed(runtime, examples), strict=True)),
     )
     return model, verdict
 
 
-def _embedded(engine: Engine, examples: Sequence[Labelled]) -> np.ndarray:
+def _right(head: Head, runtime: Runtime, examples: Sequence[Labelled]) -> np.ndarray:
+    """bool[n]: whose label is the people's."""
     if not examples:
-        return np.zeros((0, len(engine.model.head.mean)), np.float32)
-    return engine.embed([e.text for e in examples])
-
-
-def _right(probabilities: np.ndarray, examples: Sequence[Labelled]) -> np.ndarray:
-    right: np.ndarray = probabilities.argmax(axis=1) == np.array([e.label for e in examples], dtype=int)
+        return np.zeros(0, bool)
+    answers = head.logits(embed(runtime, [e.text for e in examples])).argmax(axis=1)
+    right: np.ndarray = answers == np.array([e.label for e in examples])
     return right
 
 

@@ -1,0 +1,57 @@
+"""A model on another encoder than the bundled one: trained, judged, promoted by hand, and served."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+from loop.conftest import Bench
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import RobertaConfig, RobertaModel
+
+from services.score.worker import Worker
+from services.stream.errors import Misconfigured
+from services.trainer import registry, run
+from services.trainer.anchors import anchors
+from services.trainer.setup import register_bundled
+
+SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A RoBERTa of random weights, with a tokenizer of whole words."""
+    made = tmp_path_factory.mktemp("encoder")
+    words = sorted({word for anchor in anchors() for word in anchor.text.split()})
+    vocabulary = {word: number for number, word in enumerate((*SPECIAL, *words))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))  # noqa: S106 (no password)
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    tokenizer.save(str(made / "tokenizer.json"))
+    torch.manual_seed(1)
+    config = RobertaConfig(
+        vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=64
+    )
+    RobertaModel(config).save_pretrained(made, safe_serialization=True)
+    return made
+
+
+def test_it_is_trained_judged_promoted_and_served(bench: Bench, folder: Path) -> None:
+    bench.settings = msgspec.structs.replace(bench.settings, device="cpu")
+    register_bundled(bench.bus)
+    outcome = run.train_once(bench.settings, "command", lambda _: None, encoder=str(folder))
+    assert not outcome.promoted and outcome.reason.startswith("not enough evidence")
+    registry.promote(bench.bus, outcome.version, actor="ana", reason="a test", evidence={})
+    worker = Worker(bench.context("score"))
+    worker.start()
+    assert worker.current.version == outcome.version
+    assert len(worker.current.engine.score(["Profit rose", "利润增长"])) == 2
+
+
+def test_one_that_is_nowhere_is_said(bench: Bench, tmp_path: Path) -> None:
+    bench.settings = msgspec.structs.replace(bench.settings, device="cpu")
+    register_bundled(bench.bus)
+    with pytest.raises(Misconfigured, match=r"has no model\.safetensors"):
+        run.train_once(bench.settings, "command", lambda _: None, encoder=str(tmp_path))
