@@ -1,4 +1,4 @@
-"""20,000 texts at speed, twenty services killed with -9, Valkey wiped once, people correcting all the while.
+"""20,000 texts, twenty services killed with -9, Valkey wiped once, people correcting all the while.
 
 Nothing is lost, nothing counts twice, order is kept; a wiped Valkey forgets near copies, and nothing else.
 """
@@ -20,6 +20,8 @@ from system.texts import Story, write
 
 COUNT = 20_000
 KILLS = 20
+RATE = 600
+"""Texts per second while services are killed: cleaning would be done after a third of the kills."""
 SEED = 11
 NEAR = 0.02
 CORRECTIONS = 12
@@ -64,10 +66,11 @@ def _bus(kind: str, folder: Path) -> Iterator[str]:
 def _run(path: Path, data: Path, kind: str, seed: int | None) -> Outcome:
     # No retraining: another model would answer otherwise.
     settings = {"TICKERLOOP_RETRAIN_AFTER": "1000000"}
+    ingest = ["ingest", str(path), "--id-field", "id", *([] if seed is None else ["--rate", str(RATE)])]
     done: list[int] = []
     given: set[tuple[str, str]] = set()
     with _bus(kind, data / "broker") as bus, TickerLoop(data, bus, settings) as loop:
-        feeding = loop.start("ingest", str(path), "--id-field", "id")
+        feeding = loop.start(*ingest)
         killer = Killer(loop, seed or 0)
         if seed is not None:
             for number in range(KILLS):
@@ -83,9 +86,9 @@ def _run(path: Path, data: Path, kind: str, seed: int | None) -> Outcome:
                     loop.wipe_valkey()
                 given |= _correct(loop, f"annotator{number}")
                 if feeding.poll() not in (None, 0):
-                    feeding = loop.start("ingest", str(path), "--id-field", "id")
+                    feeding = loop.start(*ingest)
         while feeding.wait(300) != 0:
-            feeding = loop.start("ingest", str(path), "--id-field", "id")
+            feeding = loop.start(*ingest)
         loop.run("status", "--wait")
         return _outcome(loop, killer.killed, done, given)
 
