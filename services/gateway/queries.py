@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import binascii
+import random
+from heapq import nsmallest
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -12,6 +14,7 @@ from psycopg2.extensions import cursor as Cursor
 from services.gateway.problems import invalid
 from services.runtime import now_ms
 from services.status import ALIVE_MS
+from services.stream.events import in_holdout
 
 MINUTE_MS: Final = 60_000
 DAY_MS: Final = 24 * 60 * MINUTE_MS
@@ -144,21 +147,31 @@ def predictions(cursor: Cursor, wanted: Filter, limit: int) -> list[PredictionVi
 
 
 def review(cursor: Cursor, limit: int, random_share: float = 0.5) -> list[ReviewItem]:
-    """A random sample first, then the most uncertain, among recent predictions without feedback."""
+    """A random sample of what is held out, then the most uncertain of the rest, among recent predictions.
+
+    A held-out label measures only if its text was drawn at random: so those are never chosen for anything else, and one
+    that was judged unasked is still drawn, or the sample would be short of the champion's mistakes.
+    """
     cursor.execute(
-        f"WITH recent AS MATERIALIZED (SELECT * FROM prediction ORDER BY event_time DESC, prediction_id DESC LIMIT %s),"  # noqa: S608
-        " open AS MATERIALIZED (SELECT r.*, random() AS lot FROM recent r JOIN text USING (text_id) WHERE NOT EXISTS"
-        "  (SELECT 1 FROM feedback f WHERE f.prediction_id = r.prediction_id)),"
-        " drawn AS (SELECT prediction_id FROM open ORDER BY lot LIMIT %s),"
-        " unsure AS (SELECT prediction_id FROM open WHERE prediction_id NOT IN (SELECT prediction_id FROM drawn)"
-        "  ORDER BY greatest(negative, neutral, positive) LIMIT %s),"
-        " chosen AS (SELECT prediction_id, true AS sampled FROM drawn"
-        "  UNION ALL SELECT prediction_id, false FROM unsure)"
-        f" SELECT c.sampled, {_COLUMNS} {_FROM} JOIN chosen c USING (prediction_id)"
-        " ORDER BY c.sampled DESC, greatest(p.negative, p.neutral, p.positive)",
-        (REVIEW_FROM, drawn := round(limit * random_share), limit - drawn),
+        "SELECT r.prediction_id, r.cluster, greatest(r.negative, r.neutral, r.positive), f.sampled"
+        " FROM (SELECT * FROM prediction ORDER BY event_time DESC, prediction_id DESC LIMIT %s) r"
+        " JOIN text USING (text_id) LEFT JOIN LATERAL"
+        " (SELECT bool_or(sampled) AS sampled FROM feedback WHERE prediction_id = r.prediction_id) f ON true",
+        (REVIEW_FROM,),
     )
-    return [ReviewItem(row[0], _view(row[1:])) for row in cursor.fetchall()]
+    held: list[str] = []
+    open_: list[tuple[float, str]] = []
+    for prediction_id, cluster, certainty, sampled in cursor.fetchall():
+        if in_holdout(cluster):
+            held += [] if sampled else [prediction_id]
+        elif sampled is None:
+            open_.append((certainty, prediction_id))
+    drawn = random.sample(held, min(len(held), round(limit * random_share)))
+    unsure = [prediction_id for _, prediction_id in nsmallest(limit - len(drawn), open_)]
+    cursor.execute(f"SELECT {_COLUMNS} {_FROM} WHERE p.prediction_id = ANY(%s)", (drawn + unsure,))
+    views = {view.prediction_id: view for view in map(_view, cursor.fetchall())}
+    asked = [(True, drawn), (False, unsure)]
+    return [ReviewItem(sampled, views[name]) for sampled, names in asked for name in names if name in views]
 
 
 def label_said(cursor: Cursor, feedback_id: str) -> str | None:

@@ -121,7 +121,7 @@ async def get_windows(request: SafeRequest, ticker: _Id, start: _From = None, en
 async def get_review(
     request: SafeRequest, limit: Annotated[int, QueryParameter(ge=1, le=200)] = 20
 ) -> list[ReviewItem]:
-    """Predictions that nobody has judged yet: half drawn at random, half the most uncertain."""
+    """What a person's word would help: half drawn at random to measure by, half the most uncertain to learn from."""
     return await gateway_of(request).pool.run(lambda cursor: queries.review(cursor, limit))
 
 

@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from services import doctor
 from services.stream import topics
-from services.stream.events import Feedback, decode
+from services.stream.events import Feedback, decode, in_holdout
 
 pytestmark = pytest.mark.browser
 
@@ -129,6 +129,23 @@ def test_a_click_corrects_and_another_confirms(page: Page, gateway: Running) -> 
     assert events["text000001"].annotator == events["text000002"].annotator == page.inner_text("#annotator")
 
 
+def test_texts_drawn_at_random_are_asked_about_one_by_one(page: Page, gateway: Running) -> None:
+    assert page.locator("#review").is_hidden()
+    held = [p for p in map(made, range(40)) if in_holdout(p.cluster)][:2]
+    free = [p for p in map(made, range(40)) if not in_holdout(p.cluster)][:2]
+    gateway.store(*held, *free)
+    page.reload()
+    for _ in held:
+        page.locator("#drawn .judge button", has_text="negative").click()
+        page.locator("#drawn .thanks").wait_for()
+    expect(page.locator("#review")).to_be_hidden()
+    page.locator(f'.card[data-prediction="{free[0].prediction_id}"] .judge button', has_text="negative").click()
+    page.locator(".card .thanks").wait_for()
+    events = [decode(Feedback, record.value) for record in gateway.records(topics.FEEDBACK)]
+    assert {event.prediction_id for event in events if event.sampled} == {p.prediction_id for p in held}
+    assert [event.prediction_id for event in events if not event.sampled] == [free[0].prediction_id]
+
+
 def test_a_correction_that_is_refused_can_be_tried_again(page: Page, gateway: Running) -> None:
     gateway.publish(made(1))
     page.wait_for_selector(".card")
@@ -145,8 +162,8 @@ def test_a_promotion_moves_the_badge(page: Page, gateway: Running) -> None:
     gateway.promote(1, "base-1")
     expect(page.locator("#model-version")).to_have_text("base-1")
     gateway.promote(2, "child-7f3a")
+    expect(page.locator("#model-version")).to_have_text("child-7f3a")
     page.wait_for_selector("#model.landed")
-    assert page.inner_text("#model-version") == "child-7f3a"
     assert page.inner_text("#model-epoch") == "epoch 2"
     page.wait_for_selector(".toast >> text=child-7f3a is in service")
 

@@ -12,6 +12,7 @@ import redis
 from gateway_kit import Running, body_of, made, problem
 
 from services.stream.errors import Transient
+from services.stream.events import in_holdout
 
 
 def walk(gateway: Running, **query: Any) -> list[str]:
@@ -119,22 +120,25 @@ def test_windows(gateway: Running) -> None:
     assert gateway.client.get("/v1/tickers/ACME/windows").json()["windows"] == []
 
 
-def test_review_mixes_a_random_sample_with_the_uncertain_and_skips_the_judged(gateway: Running) -> None:
-    sure = [made(n) for n in range(30)]
-    unsure = [made(100 + n, probabilities=(0.34, 0.33, 0.33), label="negative") for n in range(3)]
-    judged = made(200, probabilities=(0.334, 0.333, 0.333), label="negative")
-    gateway.store(*sure, *unsure, judged)
-    gateway.execute(
-        "INSERT INTO feedback VALUES ('f', %s, 't', 'confirmation', 'negative', 'a', false, 0)",
-        judged.prediction_id,
-    )
+def test_review_draws_from_the_held_out_and_asks_about_the_uncertain_of_the_rest(gateway: Running) -> None:
+    held = [p for p in map(made, range(60)) if in_holdout(p.cluster)]
+    sure = [p for p in map(made, range(60)) if not in_holdout(p.cluster)]
+    odd: dict[str, Any] = {"probabilities": (0.34, 0.33, 0.33), "label": "negative"}
+    unsure = [p for p in (made(n, **odd) for n in range(100, 140)) if not in_holdout(p.cluster)][:4]
+    gateway.store(*held, *sure, *unsure)
+    asked, unasked, judged = held[0], held[1], unsure[0]
+    for number, (prediction, sampled) in enumerate(((asked, True), (unasked, False), (judged, False))):
+        gateway.execute(
+            "INSERT INTO feedback VALUES (%s, %s, 't', 'confirmation', 'negative', 'a', %s, 0)",
+            f"f{number}", prediction.prediction_id, sampled,
+        )  # fmt: skip
     items = gateway.client.get("/v1/review?limit=6").json()
     assert [item["sampled"] for item in items] == [True] * 3 + [False] * 3
     shown = [item["prediction"]["prediction_id"] for item in items]
-    assert len(set(shown)) == 6
-    assert judged.prediction_id not in shown
-    drawn = set(shown[:3])
-    assert {p.prediction_id for p in unsure} - drawn <= set(shown[3:])
+    assert set(shown[:3]) <= {p.prediction_id for p in held[1:]}
+    assert set(shown[3:]) == {p.prediction_id for p in unsure[1:]}
+    everything = gateway.client.get("/v1/review?limit=200").json()
+    assert {i["prediction"]["prediction_id"] for i in everything if i["sampled"]} == {p.prediction_id for p in held[1:]}
     problem(gateway.client.get("/v1/review?limit=0"), 400)
 
 

@@ -7,6 +7,8 @@ const MAX_HELD = 500;
 const MAX_RAIL = 12;
 const SPARK_POINTS = 40;
 const CALM_RATE = 5; // arrivals a second up to which a card may take its time to appear
+const NEXT_MS = 1500; // between the thanks for one drawn text and the next
+const REVIEW_MS = 15000; // between two looks for a text to draw, while there is none
 const MEMORY = 5000; // ids remembered against doubles
 
 const $ = (id) => document.getElementById(id);
@@ -116,18 +118,38 @@ async function judge(place, prediction, label) {
         kind: label === prediction.label ? "confirmation" : "correction",
         label,
         annotator,
+        sampled: prediction.sampled ?? false,
       }),
     });
     if (response.ok) {
       const thanks = make("span", "thanks", `${label} — thanks, recorded`);
       thanks.setAttribute("role", "status");
       place.replaceChildren(thanks);
+      if (prediction.sampled) setTimeout(review, NEXT_MS);
       return;
     }
     problem = (await response.json()).detail ?? problem;
   } catch { /* the line to the gateway broke: said below */ }
   offerJudgement(place, prediction, problem);
 }
+
+// ── one text drawn at random at a time, for an unbiased word ─────────────────────────────────────────────────────────
+const asked = new Set();
+async function review() {
+  $("review").hidden = true;
+  try {
+    const response = await fetch("/v1/review?limit=20");
+    const items = response.ok ? await response.json() : [];
+    const drawn = items.find((item) => item.sampled && !asked.has(item.prediction.prediction_id));
+    if (!drawn) return;
+    asked.add(drawn.prediction.prediction_id);
+    const node = card({ ...drawn.prediction, sampled: true }, false);
+    node.className = "drawn";
+    $("drawn").replaceChildren(node);
+    $("review").hidden = false;
+  } catch { /* asked again below */ }
+}
+setInterval(() => $("review").hidden && !document.hidden && review(), REVIEW_MS);
 
 // ── the flow of predictions ──────────────────────────────────────────────────────────────────────────────────────────
 function arrive(prediction) {
@@ -277,6 +299,7 @@ function connection(state, words) {
 
 function connect() {
   source?.close();
+  connection("connecting", "connecting");
   const query = filter() ? `?ticker=${encodeURIComponent(filter())}` : "";
   const mine = source = new EventSource(`/v1/stream${query}`);
   const on = (name, act) => mine.addEventListener(name, (event) => mine === source && act(JSON.parse(event.data)));
@@ -338,4 +361,5 @@ setInterval(() => {
 
 $("annotator").textContent = annotator;
 $("ticker").value = new URLSearchParams(location.search).get("ticker") ?? "";
+review();
 refresh();
