@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Sequence
@@ -14,11 +15,13 @@ import msgspec
 from services.ingest.batches import Batch, Pace, batches, live
 from services.ingest.cursor import begin, journal_name, moved, without_known
 from services.ingest.fields import Wanted
-from services.ingest.files import STDIN, Format, format_of, is_pipe, open_source
+from services.ingest.files import STDIN, Format, format_of, is_pipe, open_source, printable
 from services.ingest.lines import Place
 from services.ingest.writer import JournalWriter, Writer, retrying
 from services.stream.bus import Bus
 from services.stream.errors import Fenced, Misconfigured, Rejected, Transient
+
+log = logging.getLogger(__name__)
 
 State = Literal["done", "already", "stopped", "superseded", "failed"]
 
@@ -93,16 +96,16 @@ class _Run:
 
     def __init__(self, bus: Bus, path: str, options: Options, progress: Progress, stop: threading.Event) -> None:
         self._bus, self._path, self._options, self._progress, self._stop = bus, path, options, progress, stop
-        self._source = options.source or ("stdin" if path == STDIN else Path(path).name[:200])
+        self._source = printable(options.source or ("stdin" if path == STDIN else Path(path).name))[:200]
         self._retry = retrying(stop, progress.say)
         self._pace = Pace(options.rate, stop)
-        self._report = FileReport(path)
+        self._report = FileReport(printable(path))
 
     def report(self) -> FileReport:
         """Run to the end, to `stop` or to an error, and say what became of it."""
         report = self._report
         started = time.monotonic()
-        self._progress.begin(self._path)
+        self._progress.begin(report.path)
         try:
             with ExitStack() as held:
                 self._pipe(held) if is_pipe(self._path) else self._file(held)
@@ -114,11 +117,14 @@ class _Run:
         except (Transient, Misconfigured, Rejected) as error:
             report.state = "stopped" if self._stop.is_set() else "failed"
             report.detail = f"{str(error).strip()}; {self._how_to_go_on()}" if report.line else str(error).strip()
+        except Exception as error:  # a defect of ours that one file brings out must not keep the others from being read
+            log.exception("%s", report.path)
+            report.state, report.detail = "failed", f"{type(error).__name__}: {error}"
         finally:
             self._progress.end()
             report.seconds = time.monotonic() - started
         if report.detail:
-            self._progress.say(f"{self._path}: {report.detail}")
+            self._progress.say(f"{report.path}: {report.detail}")
         return report
 
     def _how_to_go_on(self) -> str:
@@ -140,7 +146,7 @@ class _Run:
             report.state, report.detail = "already", start.note
             return
         if start.note:
-            self._progress.say(f"{path}: {start.note}")
+            self._progress.say(f"{report.path}: {start.note}")
         opened = open_source(path, kind, self._source, wanted, mark.place, held)
         items = without_known(opened.items, mark.half)
         for batch in batches(items, self._source, mark.place, self._pace.batch):

@@ -17,16 +17,19 @@ from services.ingest.readers import Item
 from services.stream.events import derived_id
 
 HEAD_BYTES: Final = 65_536
+TAIL_BYTES: Final = 8_192
 
 
 class Mark(msgspec.Struct, frozen=True, omit_defaults=True):
     """Stored as JSON; Kafka keeps at most 4,096 bytes of it."""
 
     hash: str
-    """Of the file's first `head` bytes: a file that only grew keeps them."""
+    """Of the file's first `head` bytes and of the last ones before `size`: a file that only grew keeps them."""
     head: int
     size: int
     """The file's size when this run opened it."""
+    run: int = 0
+    """Counts beginnings, so that the marks of two runs through the same file differ."""
     at: int = 0
     line: int = 0
     half: str = ""
@@ -61,14 +64,15 @@ def journal_name(path: str, kind: str, source: str, wanted: Wanted) -> str:
 def begin(path: str, stored: str, again: bool) -> Start:
     """Decide from the stored mark and the file as it is now where to begin."""
     size = Path(path).stat().st_size
-    head, digest = fingerprint(path, HEAD_BYTES)
-    fresh = Mark(digest, head, size)
+    head = min(size, HEAD_BYTES)
+    digest = fingerprint(path, head, size)
     if not stored:
-        return Start(fresh, False, "")
+        return Start(Mark(digest, head, size), False, "")
     known = msgspec.json.decode(stored, type=Mark)
+    fresh = Mark(digest, head, size, known.run + 1)
     if again:
         return Start(fresh, False, "reading it again from the beginning")
-    if size < known.size or fingerprint(path, known.head) != (known.head, known.hash):
+    if size < known.size or fingerprint(path, known.head, known.size) != known.hash:
         return Start(fresh, False, "the file was changed since: reading it as a new one")
     going_on = msgspec.structs.replace(known, hash=digest, head=head, size=size, done=False)
     if not known.done:
@@ -100,11 +104,12 @@ def without_known(items: Iterator[Item], half: str) -> Iterator[Item]:
             yield place, found
 
 
-def fingerprint(path: str, length: int) -> tuple[int, str]:
-    """How many of the first `length` bytes there are, and their hash."""
+def fingerprint(path: str, head: int, size: int) -> str:
+    """Hash of the first `head` bytes and of the last ones of the first `size`."""
     with Path(path).open("rb") as file:
-        head = file.read(length)
-    return len(head), _digest(head)
+        begun = file.read(head)
+        file.seek(max(0, size - TAIL_BYTES))
+        return _digest(begun + file.read(min(size, TAIL_BYTES)))
 
 
 def _digest_of_last_line(value: bytes) -> str:

@@ -18,16 +18,13 @@ from typing import Any, Final
 
 import msgspec
 
-from services.ingest.envelope import Problem
+from services.ingest.envelope import Problem, bounded
 from services.ingest.guard import Unreachable
-from services.stream.events import MAX_TEXT_CHARS, RawText, derived_id
+from services.stream.events import RawText
 
 PARSE_S: Final = 20
 MEMORY_BYTES: Final = 1_500_000_000
 """Address space; feedparser needs a few hundred megabytes for the largest feed we take."""
-
-MAX_ID_CHARS: Final = 500
-MAX_SHORT_CHARS: Final = 2_000
 
 
 class Parsed(msgspec.Struct):
@@ -91,23 +88,15 @@ def _add(parsed: Parsed, entry: Any, source: str) -> None:
     content = entry.get("content") or [{}]
     text = _clean(content[0].get("value")) or _clean(entry.get("summary"))
     link = _clean(entry.get("link"))
-    name = _clean(entry.get("id")) or link or None
+    name = _clean(entry.get("id")) or link
     if not text and not title:
-        parsed.problems.append(Problem("malformed", "an entry without title and text", (name or "").encode()))
-    elif len(text) > MAX_TEXT_CHARS:
-        detail = f"{len(text):,} characters; a text may have {MAX_TEXT_CHARS:,}"
-        parsed.problems.append(Problem("oversize", detail, text.encode()))
+        parsed.problems.append(Problem("malformed", "an entry without title and text", name.encode()))
+        return
+    found = bounded(text or title, source, name, title if text else None, link, _published(entry))
+    if isinstance(found, Problem):
+        parsed.problems.append(found)
     else:
-        parsed.texts.append(
-            RawText(
-                text=text or title,
-                source=source,
-                id=name if name is None or len(name) <= MAX_ID_CHARS else derived_id(name),
-                title=title[:MAX_SHORT_CHARS] if title and text else None,
-                url=link if 0 < len(link) <= MAX_SHORT_CHARS else None,
-                published=_published(entry),
-            )
-        )
+        parsed.texts.append(found)
 
 
 def _clean(value: object) -> str:

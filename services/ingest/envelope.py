@@ -6,13 +6,16 @@ import json
 from typing import Final, NamedTuple
 
 from services.stream.bus import Outgoing
-from services.stream.events import RawText, derived_id, encode, text_id
+from services.stream.events import MAX_TEXT_CHARS, RawText, derived_id, encode, text_id
 from services.stream.topics import MAX_DEAD_BYTES, MAX_EVENT_BYTES, RAW, dead
 
 GROUP: Final = "ingest"
 """The `group` header of our dead letters, by which the account of texts tells them from those of `clean`."""
 
 MAX_DETAIL_CHARS: Final = 1_000
+MAX_ID_CHARS: Final = 500
+MAX_SHORT_CHARS: Final = 2_000
+"""Both as in `RawText`."""
 
 
 class Problem(NamedTuple):
@@ -21,6 +24,23 @@ class Problem(NamedTuple):
     reason: str
     detail: str
     raw: bytes
+
+
+def bounded(
+    text: str, source: str, name: str | None, title: str | None, url: str | None, published: str | float | None
+) -> RawText | Problem:
+    """A text within the limits of `RawText`: a long id is hashed, a long title cut, a long address left out."""
+    if len(text) > MAX_TEXT_CHARS:
+        detail = f"{len(text):,} characters; a text may have {MAX_TEXT_CHARS:,}"
+        return Problem("oversize", detail, text.encode("utf-8", "replace"))
+    return RawText(
+        text=text,
+        source=source,
+        id=derived_id(name) if name and len(name) > MAX_ID_CHARS else name or None,
+        title=title[:MAX_SHORT_CHARS] if title else None,
+        url=url if url and len(url) <= MAX_SHORT_CHARS else None,
+        published=published,
+    )
 
 
 def outgoing(item: RawText | Problem, origin: str) -> Outgoing:

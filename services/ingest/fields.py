@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from services.ingest.envelope import Problem
+from services.ingest.envelope import Problem, bounded
 from services.stream.errors import Misconfigured
 from services.stream.events import RawText
 
@@ -74,28 +74,27 @@ def _first(known: dict[str, str], names: Sequence[str]) -> str:
     return next((known[name] for name in names if name in known), "")
 
 
-def build(values: Sequence[Any], source: str) -> RawText | str:
-    """A text of one row's values, in the order of `Columns`; or what is wrong with them, for people."""
-    text, id_, title, url, published = values
+def build(values: Sequence[Any], source: str) -> RawText | Problem:
+    """A text of one row's values, in the order of `Columns`; or what is wrong with them."""
+    text, name, title, url, published = values
     if type(text) is not str:
-        return "the text is missing" if text is None else f"the text is of type {type(text).__name__}"
-    return RawText(
-        text=text,
-        source=source,
-        id=_word(id_),
-        title=_word(title),
-        url=_word(url),
-        published=_time(published),
-    )
+        if isinstance(text, bytes):
+            return Problem("encoding", "the text is not UTF-8", text)
+        return Problem(
+            "malformed", "the text is missing" if text is None else f"the text is of type {type(text).__name__}", b""
+        )
+    return bounded(text, source, _word(name), _word(title), _word(url), _time(published))
 
 
 def item(values: Sequence[Any], source: str, raw: bytes) -> RawText | Problem:
     """As `build`, with the row's bytes kept when it is bad."""
     built = build(values, source)
-    return Problem("malformed", built, raw) if isinstance(built, str) else built
+    return built._replace(raw=raw or built.raw) if isinstance(built, Problem) else built
 
 
 def _word(value: Any) -> str | None:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
     return None if value is None or value == "" else str(value)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import shutil
 import sys
 import tempfile
@@ -58,6 +59,11 @@ def format_of(path: str) -> Format:
     return ENDINGS[endings[-1]]
 
 
+def printable(path: str) -> str:
+    """The path as UTF-8 has it; the bytes of a name that isn't UTF-8 are written out."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def is_pipe(path: str) -> bool:
     """Whether what is read there is gone once it is read: there is no place to go on from."""
     return path == STDIN or not Path(path).is_file()
@@ -77,7 +83,9 @@ def open_source(path: str, kind: Format, source: str, wanted: Wanted, start: Pla
         if kind == "parquet":
             return _parquet(held.enter_context(_seekable(stream)), source, wanted, start)
     except (OSError, *GZIP_ERRORS) as error:
-        raise Misconfigured(f"{path}: {error}") from None
+        raise Misconfigured(
+            f"{printable(path)}: {error.strerror if isinstance(error, OSError) and error.strerror else error}"
+        ) from None
     packed = stream is not raw
     items = _guarded(_items(stream, kind, source, wanted, start))
     if not size:

@@ -141,7 +141,7 @@ def _retry_after(answer: Answer, now_ms: int) -> float:
         return min(MAX_RETRY_AFTER_S, float(value[:9]))
     try:
         at = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0
     at = at if at.tzinfo else at.replace(tzinfo=UTC)
     return min(MAX_RETRY_AFTER_S, max(0.0, at.timestamp() - now_ms / 1000))

@@ -57,19 +57,28 @@ class Plain:
         self._console = console
         self._path = ""
         self._started = self._told = 0.0
+        self._first: tuple[float, float] | None = None
+        """The first fraction there was, and when: what lay behind a run's beginning cost it no time."""
 
     def begin(self, path: str) -> None:
         """See `Progress`."""
         self._path = path
         self._started = self._told = time.monotonic()
+        self._first = None
 
     def moved(self, texts: int, dead: int, fraction: float | None) -> None:
         """See `Progress`."""
         now = time.monotonic()
+        if self._first is None and fraction is not None:
+            self._first = fraction, now
         if now - self._told >= EVERY_S:
             self._told = now
-            share = "" if fraction is None else f", {fraction:.0%}"
+            share = "" if fraction is None else f", {fraction:.0%}{self._left(fraction, now)}"
             self.say(f"{self._path}: {_counts(texts, dead, now - self._started)}{share}")
+
+    def _left(self, fraction: float, now: float) -> str:
+        first, since = self._first or (fraction, now)
+        return f", {(1 - fraction) * (now - since) / (fraction - first):,.0f} s left" if fraction > first else ""
 
     def say(self, line: str) -> None:
         """See `Progress`."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from operator import itemgetter
@@ -25,6 +26,8 @@ Item = tuple[Place, RawText | Problem]
 DELIMITERS: Final = ",\t;|"
 MAX_FIELD_CHARS: Final = 1_000_000
 """The largest field of a CSV row, and so how far a quote that nobody closes can reach."""
+
+_DOCUMENT: Final = re.compile(r"\s*(?:\[\s*\{|[\[{]\s*\n)")
 
 _TOO_LONG: Final = "longer than any event may be"
 
@@ -62,7 +65,7 @@ def read_json_lines(stream: io.BufferedReader, start: Place, source: str, wanted
     """One object per line, each with its own keys.
 
     Raises:
-        Misconfigured: none of the objects that the file starts with has a text.
+        Misconfigured: none of the objects that the file starts with has a text, or it is one document of many lines.
     """
     if not start.at:
         _check_json_sample(sample(stream), wanted)
@@ -107,6 +110,11 @@ def _columns(keys: Sequence[str], wanted: Wanted) -> Columns | str:
 
 
 def _check_json_sample(found: Sequence[str], wanted: Wanted) -> None:
+    if _DOCUMENT.match("".join(found)):
+        raise Misconfigured(
+            "the file is one JSON document, not an object per line; `jq -c '.[]' FILE` makes lines of an array,"
+            " `jq -c . FILE` one of an object"
+        )
     objects: list[dict[str, Any]] = []
     for line in found:
         try:

@@ -14,7 +14,7 @@ from services.ingest.guard import Refused, Unreachable
 KEPT_S: Final = 24 * 3600.0
 """RFC 9309, 2.4: not to be used for longer than a day."""
 MAX_BYTES: Final = 512_000
-"""RFC 9309, 2.5: at least 500 KiB must be read."""
+"""RFC 9309, 2.5: at least 500 KiB must be read; what follows is left."""
 MAX_DELAY_S: Final = 3600.0
 
 

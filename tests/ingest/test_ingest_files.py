@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import random
 import signal
 import subprocess
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -17,9 +19,13 @@ import psycopg2
 import pytest
 from ingest_kit import Quiet, dead_letters, ingest, lines_file, prepared, records, start, texts
 
+from services.ingest import command
 from services.ingest.command import Options
+from services.ingest.cursor import Start
 from services.ingest.fields import Wanted
+from services.stream.bus import Outgoing
 from services.stream.events import RawText, decode, text_id
+from services.stream.postgres import PostgresJournal
 from services.stream.topics import RAW
 
 
@@ -134,6 +140,36 @@ def test_a_changed_file_is_a_new_one(log: str, tmp_path: Path) -> None:
     assert ingest(log, path).texts == 10, "a file that shrank"
 
 
+def test_a_change_beyond_the_beginning_is_noticed(log: str, tmp_path: Path) -> None:
+    path = lines_file(tmp_path / "a.txt", range(10_000))
+    ingest(log, path)
+    lines_file(path, [*range(9_000), *range(20_000, 21_010)])
+    progress = Quiet()
+    assert ingest(log, path, progress=progress).texts == 10_010
+    assert any("changed since: reading it as a new one" in line for line in progress.said)
+
+
+def test_again_is_not_done_before_it_is_committed(log: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = lines_file(tmp_path / "a.txt", range(10))
+    ingest(log, path)
+    publish, lost = PostgresJournal.publish, [True]
+
+    def losing(journal: PostgresJournal, events: Sequence[Outgoing], mark: str) -> None:
+        if lost.pop() if lost else False:
+            with closing(psycopg2.connect(log)) as connection:
+                connection.cursor().execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND application_name LIKE '%ingest'"
+                )
+        publish(journal, events, mark)
+
+    monkeypatch.setattr(PostgresJournal, "publish", losing)
+    progress = Quiet()
+    assert ingest(log, path, options=Options(again=True), progress=progress).texts == 10
+    assert any("trying again" in line for line in progress.said)
+    assert len(records(log)) == 20
+
+
 def test_of_two_runs_at_once_the_later_goes_on(log: str, tmp_path: Path) -> None:
     path = lines_file(tmp_path / "a.txt", range(3_000))
     first = start(log, path, "--rate", "1000", "--json")
@@ -190,6 +226,34 @@ def test_a_bad_file_does_not_keep_the_others_out(log: str, tmp_path: Path) -> No
     assert [file.state for file in report.files] == ["failed", "done"]
     assert "found no, decision" in report.files[0].detail
     assert not report.complete
+
+
+def test_a_defect_that_one_file_brings_out_does_not_keep_the_others_out(
+    log: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good = lines_file(tmp_path / "bad.txt", range(5)), lines_file(tmp_path / "good.txt", range(5))
+    begin = command.begin
+
+    def breaking(path: str, stored: str, again: bool) -> Start:
+        assert path != str(bad), "broken"
+        return begin(path, stored, again)
+
+    monkeypatch.setattr(command, "begin", breaking)
+    report = ingest(log, bad, good)
+    assert [file.state for file in report.files] == ["failed", "done"]
+    assert "AssertionError: broken" in report.files[0].detail
+
+
+def test_a_name_that_is_not_utf8(log: str, tmp_path: Path) -> None:
+    bad = Path(os.fsdecode(bytes(tmp_path / "kurs-") + b"\xe4"))
+    process = start(
+        log, lines_file(bad.with_suffix(".txt"), range(5)), lines_file(bad.with_suffix(".dat"), []), "--json"
+    )
+    out, err = process.communicate(timeout=30)
+    assert [file["state"] for file in json.loads(out)["files"]] == ["done", "failed"]
+    assert "kurs-\\xe4.dat" in err
+    assert {decode(RawText, record.value).source for record in records(log)} == {"kurs-\\xe4.txt"}
+    assert ingest(log, bad.with_suffix(".txt")).files[0].state == "already"
 
 
 def test_stopped_before_it_starts_nothing_is_read(log: str, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from services.ingest.files import format_of, open_source
 from services.ingest.lines import MAX_LINE_BYTES, Place
 from services.ingest.readers import Item, sniff
 from services.stream.errors import Misconfigured
-from services.stream.events import RawText
+from services.stream.events import MAX_TEXT_CHARS, RawText, derived_id
 from services.stream.topics import MAX_DEAD_BYTES, RAW, dead
 
 GUESS, BEGINNING = Wanted(), Place()
@@ -106,6 +106,44 @@ def test_parquet_and_its_kinds_of_values(tmp_path: Path) -> None:
     assert read(path, wanted=Wanted(id_field="guid"), start=Place(1, 1)) == items[1:]
     packed = write(tmp_path / "b.parquet.gz", path.read_bytes())
     assert read(packed, wanted=Wanted(id_field="guid")) == items
+
+
+def test_parquet_that_other_writers_made(tmp_path: Path) -> None:
+    latin = pa.array([b"one", b"f\xe4llt", b"three"]).view(pa.string())
+    when = pa.array([0, 2**62, 0], pa.timestamp("ms"))
+    table = pa.table([latin, latin, pa.array(["x", "y", "z"]), when], ["text", "title", "text", "date"])
+    path = tmp_path / "a.parquet"
+    pq.write_table(table, path)
+    items = read(path)
+    assert texts(items) == ["one", "three"]
+    ((_, problem),) = [found for found in items if isinstance(found[1], Problem)]
+    assert isinstance(problem, Problem)
+    assert (problem.reason, problem.detail) == ("encoding", "the text is not UTF-8")
+    text = pa.array(["one", "two", "three"])
+    pq.write_table(pa.table([text, latin, when], ["text", "title", "date"]), path)
+    found = [found for _, found in read(path) if isinstance(found, RawText)]
+    assert [text.title for text in found] == ["one", "f\ufffdllt", "three"]
+    assert [text.published for text in found] == ["1970-01-01T00:00:00", None, "1970-01-01T00:00:00"]
+
+
+@pytest.mark.parametrize(
+    "content", ['[\n  {"text": "a"}\n]', '[{"text": "a"}]', '{\n  "text": "a"\n}', '[ {"text": "a"},']
+)
+def test_a_json_document_is_no_json_lines(tmp_path: Path, content: str) -> None:
+    with pytest.raises(Misconfigured, match="one JSON document, not an object per line; `jq -c"):
+        read(write(tmp_path / "a.json", content.encode()))
+
+
+def test_what_is_too_long_is_fitted_as_in_feeds(tmp_path: Path) -> None:
+    rows = [
+        {"text": "a", "title": "t" * 3_000, "url": "u" * 3_000, "guid": "i" * 600},
+        {"text": "x" * (MAX_TEXT_CHARS + 1), "guid": None},
+    ]
+    path = write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)).encode())
+    (_, text), (_, problem) = read(path, wanted=Wanted(id_field="guid"))
+    assert text == RawText(text="a", source="src", title="t" * 2_000, id=derived_id("i" * 600))
+    assert isinstance(problem, Problem)
+    assert problem.reason == "oversize"
 
 
 def test_bytes_that_are_not_utf8_spoil_one_row(tmp_path: Path) -> None:
