@@ -58,7 +58,10 @@ def clean(raw: RawText, received_ms: int, origin: Origin, settings: CleanSetting
 
     body, kinds = privacy.mask(body)
     title, title_kinds = privacy.mask(title) if title else ("", ())
-    marks += (f"masked:{kind}" for kind in dict.fromkeys((*kinds, *title_kinds)))
+    url, url_kinds = privacy.mask_address(unicode.repair(raw.url)) if raw.url else (None, ())
+    # The text's id is made of the source's id as it came.
+    external_id, id_kinds = privacy.mask_address(unicode.repair(raw.id)) if raw.id else (None, ())
+    marks += (f"masked:{kind}" for kind in dict.fromkeys((*kinds, *title_kinds, *url_kinds, *id_kinds)))
 
     text = body if not title or title.casefold() in body.casefold() else f"{title}\n{body}"
     tickers = entities.tickers(text, table)
@@ -74,8 +77,8 @@ def clean(raw: RawText, received_ms: int, origin: Origin, settings: CleanSetting
         event_time=when.ms,
         received=received_ms,
         language=code,
-        external_id=unicode.repair(raw.id) if raw.id else None,
-        url=unicode.repair(raw.url) if raw.url else None,
+        external_id=external_id,
+        url=url,
         tickers=tickers,
         marks=tuple(marks),
         origin=origin,

@@ -1,8 +1,8 @@
 """Characters: mojibake repaired, invisible ones removed, look-alikes unified. ASCII text passes at the cost of a
 glance.
 
-Full NFKC would turn `10²` into `102` and `½` into `1⁄2`; so only forms that stand for a plain letter, digit or
-currency sign are unified: full-width, ligatures, mathematical alphabets.
+Full NFKC would turn `10²` into `102` and `½` into `1⁄2`; so only forms that stand for a plain letter, digit, @
+or currency sign are unified: full-width, ligatures, mathematical alphabets.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _SPACES: Final = _span(
 )
 _LINES: Final = (0x0B, 0x0C, 0x85, 0x2028, 0x2029)
 _COMPATIBLE: Final = _span(
-    (0xFF04, 0xFF05), (0xFF0B, 0xFF0B), (0xFF0D, 0xFF0E), (0xFF10, 0xFF19), (0xFF21, 0xFF3A), (0xFF41, 0xFF5A),
-    (0xFFE0, 0xFFE1), (0xFFE5, 0xFFE6), (0xFB00, 0xFB06), (0x1D400, 0x1D7FF),
+    (0xFF04, 0xFF05), (0xFF0B, 0xFF0B), (0xFF0D, 0xFF0E), (0xFF10, 0xFF19), (0xFF20, 0xFF3A), (0xFF41, 0xFF5A),
+    (0xFE6B, 0xFE6B), (0xFFE0, 0xFFE1), (0xFFE5, 0xFFE6), (0xFB00, 0xFB06), (0x1D400, 0x1D7FF),
 )  # fmt: skip
 
 _TABLE: Final[dict[int, str | None]] = {

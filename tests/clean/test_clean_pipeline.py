@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from services.clean.pipeline import CleanSettings, clean
-from services.stream.events import CleanText, Origin, RawText, RejectedText
+from services.clean.pipeline import Cleaned, CleanSettings, clean
+from services.stream.events import CleanText, Origin, RawText, RejectedText, text_id
 
 from .conftest import NOW
 
@@ -14,7 +14,7 @@ SETTINGS = CleanSettings()
 
 def cleaned(text: str, **fields: str) -> CleanText:
     result = clean(RawText(text=text, **fields), NOW, Origin("texts.raw", 0, 1), SETTINGS)
-    assert not isinstance(result, RejectedText)
+    assert isinstance(result, Cleaned)
     return result.text
 
 
@@ -28,6 +28,21 @@ def test_private_data_is_masked_and_said() -> None:
         "Denmoor's profit rose. Write to [email] or call [phone], pay to [iban]."
     )
     assert text.marks == ("masked:email", "masked:iban", "masked:phone", "masked:card")
+
+
+def test_the_address_and_the_id_are_masked_and_the_text_keeps_its_id() -> None:
+    raw = RawText(
+        text="Denmoor's profit rose", url="https://x.example/?u=joe@example.com&n=13812345678", id="joe%40x.example"
+    )
+    result = clean(raw, NOW, Origin("texts.raw", 0, 1), SETTINGS)
+    assert isinstance(result, Cleaned)
+    assert (result.text.url, result.text.external_id) == ("https://x.example/?u=[email]&n=13812345678", "[email]")
+    assert result.text.marks == ("masked:email",)
+    assert result.text.text_id == text_id(raw)
+
+
+def test_full_width_addresses_are_masked() -> None:
+    assert cleaned("Denmoor's chief is at joe＠example.com").text == "Denmoor's chief is at [email]"
 
 
 def test_a_title_is_joined_to_a_body_that_does_not_hold_it() -> None:

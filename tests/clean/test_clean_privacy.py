@@ -21,6 +21,18 @@ from services.clean.privacy import mask
         ("call +44 20 7946 0132 or (212) 555-0147", "call [phone] or [phone]"),
         ("ticket from 07700 900461: hi", "ticket from [phone]: hi"),
         ("my number, 555-0186.", "my number, [phone]."),
+        ("4111 1111 1111 1111 12/25", "[card] 12/25"),
+        ("4111-1111-1111-1111 123 is it", "[card] 123 is it"),
+        ("4111111111111111 12/25", "[card] 12/25"),
+        ("@elonmusk mail me: joe [at] example [dot] com", "@elonmusk mail me: [email]"),
+        ("joe (AT) example.com, ann(At)example.com", "[email], [email]"),
+        ("kontakt@müller.de", "[email]"),
+        ("邮箱joe@example.com联系", "邮箱[email]联系"),
+        ("联系电话：13812345678", "联系电话：[phone]"),
+        ("电话13812345678联系", "电话[phone]联系"),
+        ("卡号4111111111111111", "卡号[card]"),
+        ("call +44 20 7946 0132 10 am", "call [phone] 10 am"),
+        ("call 212.555.0147", "call [phone]"),
     ],
 )
 def test_masked(text: str, masked: str) -> None:
@@ -44,6 +56,10 @@ def test_masked(text: str, masked: str) -> None:
         "cash tags @elonmusk, @cnbc and $1@2",
         "Case no. 24-11967-0042-8853-1190",
         "0.0012345678 BTC for 1234567.89 USD",
+        "联系人称营收13812345678元，成交量13812345678股",
+        "净利润13812345678，同比增长",
+        "bids (at) 14.20 or (at) 15.35",
+        "to reach 212.555.0147 points",
     ],
 )
 def test_left_alone(text: str) -> None:
