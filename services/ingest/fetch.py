@@ -49,8 +49,8 @@ class Fetcher:
         self._allow_private, self._limits = allow_private, limits
         self._tls = httpx.create_ssl_context()
 
-    def get(self, address: str, headers: Mapping[str, str], check: Check, size: int = 0) -> Answer:
-        """Follow `address` to its document; `check` is asked before each hop. `size` overrides the limit.
+    def get(self, address: str, headers: Mapping[str, str], check: Check, start: int = 0) -> Answer:
+        """Follow `address` to its document; `check` is asked before each hop. `start`: so many of its bytes are enough.
 
         Raises:
             Refused: a hop leads where we don't go.
@@ -60,14 +60,14 @@ class Fetcher:
         url = parsed(address)
         for _ in range(self._limits.redirects + 1):
             check(url)
-            answer = self._hop(url, headers, size or self._limits.size, deadline)
+            answer = self._hop(url, headers, start, deadline)
             target = answer.headers.get("location")
             if answer.status not in REDIRECTS or not target:
                 return answer
             url = parsed(_join(url, target))
         raise Unreachable(f"more than {self._limits.redirects} redirects")
 
-    def _hop(self, url: httpx.URL, headers: Mapping[str, str], size: int, deadline: Deadline) -> Answer:
+    def _hop(self, url: httpx.URL, headers: Mapping[str, str], start: int, deadline: Deadline) -> Answer:
         target = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
         sent = {"User-Agent": USER_AGENT, "Accept-Encoding": "gzip, deflate", "Host": url.netloc.decode(), **headers}
         timeouts = {"connect": self._limits.connect_s, "read": self._limits.read_s, "write": self._limits.read_s}
@@ -79,7 +79,9 @@ class Fetcher:
                 pool.stream("GET", target, headers=list(sent.items()), extensions={"timeout": timeouts}) as response,
             ):
                 got = httpx.Headers(response.headers)
-                body = b"" if response.status != 200 else read(response.iter_stream(), got, size)
+                if response.status != 200:
+                    return Answer(response.status, got, b"", url)
+                body = read(response.iter_stream(), got, start or self._limits.size, whole=not start)
                 return Answer(response.status, got, body, url)
         except httpcore.TimeoutException:
             raise Unreachable(f"{url.host} doesn't answer in time") from None
@@ -111,11 +113,11 @@ def _join(url: httpx.URL, target: str) -> str:
         raise Refused(f"{url.host} redirects to {target[:200]!r}, which is no address: {error}") from None
 
 
-def read(chunks: Iterable[bytes], headers: httpx.Headers, limit: int) -> bytes:
-    """The body, decompressed as it comes and never beyond `limit`.
+def read(chunks: Iterable[bytes], headers: httpx.Headers, limit: int, *, whole: bool = True) -> bytes:
+    """The body, decompressed as it comes and never beyond `limit`; where it needn't be `whole`, its start.
 
     Raises:
-        Unreachable: it is larger, cut short, or compressed in a way that we did not ask for.
+        Unreachable: it is larger and has to be whole, cut short, or compressed in a way that we did not ask for.
     """
     encoding = headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", "", "gzip", "x-gzip", "deflate"):
@@ -131,6 +133,8 @@ def read(chunks: Iterable[bytes], headers: httpx.Headers, limit: int) -> bytes:
         except zlib.error as error:
             raise Unreachable(f"the compressed document is damaged: {error}") from None
         if max(taken, len(body)) > limit:
+            if not whole:
+                return bytes(body[:limit])
             raise Unreachable(f"larger than {limit:,} bytes")
     if unpack is not None and not unpack.eof:
         raise Unreachable("the compressed document is cut short")

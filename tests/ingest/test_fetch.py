@@ -231,6 +231,15 @@ def test_silence_and_closed_ports_are_reported(server: Host) -> None:
         get(f"http://127.0.0.1:{port}/")
 
 
+def test_of_large_robots_the_start_counts(server: Host) -> None:
+    rules = b"User-agent: *\nDisallow: /private\n"
+    server.replies["/robots.txt"] = Reply(rules + b"# and so on\n" * 60_000)
+    robots = Robots(Fetcher(True, QUICK))
+    robots.check(httpx.URL(f"{server.address}/public"))
+    with pytest.raises(Refused, match="disallows /private"):
+        robots.check(httpx.URL(f"{server.address}/private"))
+
+
 def test_robots_are_asked_once_and_obeyed(server: Host) -> None:
     server.replies["/robots.txt"] = Reply(b"User-agent: tickerloop\nDisallow: /private\nCrawl-delay: 7\n")
     robots = Robots(Fetcher(True, QUICK))
