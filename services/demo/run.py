@@ -187,7 +187,8 @@ def _windows(settings: Settings) -> int:
 
 
 def _verify(settings: Settings) -> list[str]:
-    return registry.verify(_ledger(settings))
+    with closing(settings.open_bus("demo")) as bus:
+        return registry.verify(_ledger(settings), registry.announced(bus))
 
 
 def _swapped(gateway: Gateway, epoch: int) -> str:
