@@ -14,12 +14,13 @@ from services.clean.words import word_set
 ROUNDS: Final = 3
 """Feeds escape markup inside markup; twice is common, three times was seen, more is an attack."""
 
-# Known elements only: `<AAPL.O>` in a wire story and `<https://…>` in a mail are text.
+# Known elements only, closed and with attributes or none: `<AAPL.O>` in a wire story, `<https://…>` in a mail and
+# `P/E <a third of peers` are text.
 _TAG: Final = re.compile(
-    r"<(?:!--|!doctype|\?xml|/?(?:a|abbr|amp-img|article|aside|b|blockquote|body|br|button|caption|center|code|dd|del|div"
+    r"<(?:!--|!doctype(?=[\s>])|\?xml(?=\s)|/?(?:a|abbr|amp-img|article|aside|b|blockquote|body|br|button|caption|center|code|dd|del|div"
     r"|dl|dt|em|figcaption|figure|font|footer|form|h[1-6]|head|header|hr|html|i|iframe|img|input|ins|item|li|link|main"
     r"|meta|nav|noscript|object|ol|p|pre|s|script|section|small|source|span|strong|style|sub|sup|svg|table|tbody|td|th"
-    r"|thead|time|title|tr|u|ul|video)(?=[\s/>]))",
+    r"|thead|time|title|tr|u|ul|video)(?=\s*/?>|\s+[\w-]{1,30}\s*/?>|[\s/][^<>=]{0,200}=[^<>]*>))",
     re.IGNORECASE,
 )
 _ANY_TAG: Final = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]{0,15})[^<>]{0,4000}>")

@@ -18,11 +18,11 @@ from services.ingest.guard import Refused, Unreachable
 from services.ingest.robots import Robots
 from services.stream.events import RawText, derived_id, text_id
 
-SEEN_BYTES: Final = 6
-"""Of an entry's hash: among 300 entries, a new one is taken for a known one once in 10¹² times."""
-MAX_SEEN: Final = 300
+SEEN_BYTES: Final = 4
+"""Of an entry's hash: among 590 entries, a new one is taken for a known one once in seven million times."""
+MAX_SEEN: Final = 590
 """As many fit into the 4,096 bytes that Kafka keeps. An entry beyond is published again and found by its id."""
-MAX_TAG_CHARS: Final = 400
+MAX_TAG_CHARS: Final = 200
 MAX_RETRY_AFTER_S: Final = 24 * 3600.0
 
 

@@ -52,8 +52,9 @@ class Robots:
         answer = self._fetcher.get(f"{origin}/robots.txt", {}, lambda _: None, MAX_BYTES)
         if answer.status >= 500 or answer.status == 429:
             raise Unreachable(f"{origin}/robots.txt answers {answer.status}")
+        whole = answer.body if len(answer.body) < MAX_BYTES else answer.body.rpartition(b"\n")[0]
         # No rules (any 4xx) allow everything.
-        return Protego.parse(answer.body.decode("utf-8", "replace") if answer.status == 200 else "")
+        return Protego.parse(whole.decode("utf-8", "replace") if answer.status == 200 else "")
 
 
 def _origin(url: httpx.URL) -> str:

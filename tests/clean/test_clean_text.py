@@ -16,6 +16,9 @@ NOW = 1_760_000_000_000
     ("markup", "text"),
     [
         ("Apple <AAPL.O> up, a < b, <https://x.example/1>", "Apple <AAPL.O> up, a < b, <https://x.example/1>"),
+        ("Apple P/E <a third of peers, shares fall 5%", "Apple P/E <a third of peers, shares fall 5%"),
+        ("Apple P/E <a third of peers, shares > 5%", "Apple P/E <a third of peers, shares > 5%"),
+        ("<a href='/x'>Up</a> <input disabled><br/>5%", "Up\n5%"),
         ("<p>Profit <b>do</b>ubled</p><p>Shares rose</p>", "Profit doubled\nShares rose"),
         ("a<script>if(a<b){}</script><style>p{}</style><!-- x -->b", "ab"),
         ("<table><tr><td>Net<td>5<tr><td>Tax<td>2</table>after", "Net 5\nTax 2\nafter"),

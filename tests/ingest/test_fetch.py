@@ -18,7 +18,7 @@ from feed_host import Host, Reply, Request, host
 from services.ingest.entries import parse_apart
 from services.ingest.fetch import Fetcher, Limits, read
 from services.ingest.guard import Refused, Unreachable, is_public
-from services.ingest.robots import Robots
+from services.ingest.robots import MAX_BYTES, Robots
 from services.stream.events import MAX_TEXT_CHARS, RawText
 
 QUICK = Limits(connect_s=1, read_s=0.5, total_s=1.5, size=100_000, redirects=3)
@@ -253,6 +253,14 @@ def test_robots_are_asked_once_and_obeyed(server: Host) -> None:
         Robots(Fetcher(True, QUICK)).check(httpx.URL(server.address + "/feed"))
     server.replies["/robots.txt"] = Reply(status=403)
     Robots(Fetcher(True, QUICK)).check(httpx.URL(server.address + "/feed"))
+
+
+def test_a_rule_that_is_cut_short_is_none(server: Host) -> None:
+    rules = b"User-agent: *\nDisallow: /private\n"
+    filler = b"#" * (MAX_BYTES - len(rules) - len(b"\nDisallow: /"))
+    server.replies["/robots.txt"] = Reply(rules + filler + b"\nDisallow: /of-old\n")
+    robots = Robots(Fetcher(True, QUICK))
+    robots.check(httpx.URL(f"{server.address}/public"))
 
 
 # ── documents ───────────────────────────────────────────────────────────────────────────────────────────────────────
