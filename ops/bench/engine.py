@@ -141,7 +141,7 @@ def _plain_int8(model: Any, folder: Path) -> onnxruntime.InferenceSession:
 
 
 def by_length(engine: Engine, texts: Sequence[str], runs: int) -> dict[str, float]:
-    """Texts per second of texts cut or repeated to so many tokens."""
+    """Texts per second of stretches of all the texts, each of so many tokens."""
     words = " ".join(texts).split()
     arms: dict[str, tuple[Arm, Sequence[str]]] = {}
     for length in LENGTHS:

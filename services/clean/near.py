@@ -1,8 +1,8 @@
 """Near copies of long texts in Valkey: MinHash bands, checked and set by one script for a whole batch.
 
 A band's key leads to the text that set it first, its signature and its event time; a text too far from it in time is no
-copy and takes the key over. Losing the keys loses recall, nothing
-else: exact and cut-off copies are kept out by `duplicates`, in PostgreSQL.
+copy and takes the key over. Losing the keys loses recall, nothing else: exact and cut-off copies are kept out by
+`duplicates`, in PostgreSQL.
 """
 
 from __future__ import annotations

@@ -13,12 +13,14 @@ import uvicorn
 from services.gateway.app import build
 from services.gateway.core import Gateway
 from services.gateway.limits import limits_from
-from services.runtime import Context
+from services.runtime import Context, address, listen
 from services.stream.errors import Misconfigured
 
 GRACE_S: Final = 10
 """How long requests in hand may take after a stop."""
 KEEP_ALIVE_S: Final = 30
+BACKLOG: Final = 2048
+"""Connections that wait to be accepted, so that a burst of single posts isn't turned away."""
 
 
 def serve(context: Context) -> None:
@@ -43,8 +45,7 @@ def serve(context: Context) -> None:
         proxy_headers=False,
         ws="none",
     )
-    host = f"[{context.settings.host}]" if ":" in context.settings.host else context.settings.host
-    context.address = f"http://{host}:{listening.getsockname()[1]}"
+    context.address = address(context.settings.host, listening.getsockname()[1])
     context.state = "running"
     with contextlib.closing(listening):
         _Server(config, gateway).run([listening])
@@ -55,10 +56,11 @@ def serve(context: Context) -> None:
 def _listen(context: Context) -> socket.socket:
     host, port = context.settings.host, context.settings.port
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=2048)
+        listening = listen(host, port)
     except OSError as error:
         raise Misconfigured(f"the gateway can't listen on {host}:{port}: {error.strerror}; choose --port") from None
+    listening.listen(BACKLOG)
+    return listening
 
 
 class _Server(uvicorn.Server):
