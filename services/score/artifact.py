@@ -1,6 +1,7 @@
-"""A model as files: `head.safetensors` and `model.json`, over an encoder that is named by the hashes of its files.
+"""A model as files: `head.safetensors`, `model.json` and, where the encoder was tuned, `adapter.safetensors`, over a
+base that is named by the hashes of its files.
 
-The version is derived from everything that makes the answers: head, encoder, export, labels, temperature. Equal
+The version is derived from everything that makes the answers: head, adapter, base, export, labels, temperature. Equal
 content is the same version, and a file that was changed no longer has its version.
 """
 
@@ -17,13 +18,16 @@ import msgspec
 import numpy as np
 from msgspec import Meta, Struct
 
-from services.score.base import EXPORT, BaseFiles
+from services.score import adapter as adapters
+from services.score.adapter import Adapter
+from services.score.base import EXPORT, BaseFiles, Encoding, adapter_hash
 from services.score.head import Head, from_bytes, to_bytes
 from services.stream.errors import Rejected
 from services.stream.events import LABELS
 
 CARD: Final = "model.json"
 HEAD: Final = "head.safetensors"
+ADAPTER: Final = "adapter.safetensors"
 TOLERANCE: Final = 0.05
 """Of a stored probability. Other processors round otherwise, and a rounding that flips in int8 is amplified by later
 layers; a wrong file is off by much more on some example."""
@@ -49,6 +53,7 @@ class ModelCard(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     export: str
     """`services.score.base.EXPORT` when it was made: the features that the head expects."""
     head: Hash
+    adapter: Hash | None
     dataset: str
     """SHA-256 over the ids and labels, or the files, that it learned from."""
     parent: str | None
@@ -61,22 +66,25 @@ class ModelCard(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Model(NamedTuple):
-    """A verified card with its head."""
+    """A verified card with its head and adapter."""
 
     card: ModelCard
     head: Head
+    adapter: Adapter
 
 
-def version_of(head_hash: str, base: BaseFiles, export: str, labels: Sequence[str], temperature: float) -> str:
-    """12 hex digits of SHA-256 over all that makes the answers."""
-    parts = [head_hash, base.weights, base.tokenizer, base.config, export, list(labels), temperature]
+def version_of(
+    head: str, adapter: str | None, base: BaseFiles, export: str, labels: Sequence[str], temperature: float
+) -> str:
+    """12 hex digits of SHA-256 over all that makes the answers; `head` and `adapter` are hashes."""
+    parts = [head, adapter, base.weights, base.tokenizer, base.config, export, list(labels), temperature]
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:12]
 
 
 def make(
     head: Head,
     temperature: float,
-    base: BaseFiles,
+    encoding: Encoding,
     *,
     dataset: str,
     parent: str | None,
@@ -84,15 +92,17 @@ def make(
     examples: Mapping[str, np.ndarray],
 ) -> Model:
     """A model of a head that was just trained; `examples` maps texts to their features float32[d]."""
-    head_hash = hashlib.sha256(to_bytes(head)).hexdigest()
+    head_hash, adapter = hashlib.sha256(to_bytes(head)).hexdigest(), adapter_hash(encoding.adapter)
+    base = encoding.base.files
     answers = head.probabilities(np.stack(list(examples.values())), temperature).round(6)
     card = ModelCard(
-        version=version_of(head_hash, base, EXPORT, LABELS, temperature),
+        version=version_of(head_hash, adapter, base, EXPORT, LABELS, temperature),
         labels=LABELS,
         temperature=temperature,
         base=base,
         export=EXPORT,
         head=head_hash,
+        adapter=adapter,
         dataset=dataset,
         parent=parent,
         metrics=dict(metrics),
@@ -100,14 +110,15 @@ def make(
         examples=tuple(Answered(text, (p[0], p[1], p[2])) for text, p in zip(examples, answers.tolist(), strict=True)),
         tolerance=TOLERANCE,
     )
-    return Model(card, head)
+    return Model(card, head, encoding.adapter)
 
 
 def save(model: Model, folder: Path) -> None:
-    """Write both files into `folder`, the card last, each replaced whole."""
+    """Write the files into `folder`, the card last, each replaced whole."""
     folder.mkdir(parents=True, exist_ok=True)
-    card = msgspec.json.format(msgspec.json.encode(model.card), indent=2)
-    for name, content in ((HEAD, to_bytes(model.head)), (CARD, card + b"\n")):
+    card = msgspec.json.format(msgspec.json.encode(model.card), indent=2) + b"\n"
+    weights = {ADAPTER: adapters.to_bytes(model.adapter)} if model.adapter else {}
+    for name, content in {**weights, HEAD: to_bytes(model.head), CARD: card}.items():
         partial = folder / f".{name}.partial"
         partial.write_bytes(content)
         partial.replace(folder / name)
@@ -121,20 +132,29 @@ def load(folder: Path) -> Model:
     """
     try:
         card = msgspec.json.decode((folder / CARD).read_bytes(), type=ModelCard)
-        content = (folder / HEAD).read_bytes()
     except (OSError, msgspec.DecodeError) as error:
         raise Rejected("tampered", f"{folder} holds no model: {error}") from None
-    found = hashlib.sha256(content).hexdigest()
-    if found != card.head:
-        raise Rejected("tampered", f"{HEAD} has SHA-256 {found}, {CARD} says {card.head}")
-    derived = version_of(card.head, card.base, card.export, card.labels, card.temperature)
+    head = _content(folder / HEAD, card.head)
+    adapter = _content(folder / ADAPTER, card.adapter) if card.adapter else None
+    derived = version_of(card.head, card.adapter, card.base, card.export, card.labels, card.temperature)
     if derived != card.version:
         raise Rejected("tampered", f"{CARD} says version {card.version}, its content makes {derived}")
     if card.labels != LABELS:
         raise Rejected("labels", f"the model answers {', '.join(card.labels)}; this release knows {', '.join(LABELS)}")
     if card.export != EXPORT:
         raise Rejected("export", f"the head was trained on features {card.export}; this release makes {EXPORT}")
-    return Model(card, from_bytes(content))
+    return Model(card, from_bytes(head), adapters.from_bytes(adapter) if adapter else {})
+
+
+def _content(path: Path, wanted: str) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise Rejected("tampered", f"{path.parent} holds no model: {error}") from None
+    found = hashlib.sha256(content).hexdigest()
+    if found != wanted:
+        raise Rejected("tampered", f"{path.name} has SHA-256 {found}, {CARD} says {wanted}")
+    return content
 
 
 def differences(card: ModelCard, answers: np.ndarray) -> list[str]:

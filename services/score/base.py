@@ -16,10 +16,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from msgspec import Struct
 
+from services.score.adapter import Adapter, to_bytes
 from services.stream.errors import Misconfigured
 
 BUNDLED: Final = "sentence-transformers/all-MiniLM-L6-v2"
@@ -30,9 +32,14 @@ WEIGHTS: Final = "model.safetensors"
 TOKENIZER: Final = "tokenizer.json"
 CONFIG: Final = "config.json"
 
-EXPORT: Final = "last3-mean-max.int8-rows.1"
-"""Which features are taken and how they are quantised (`features.py`, `quantise.py`); a change there is a new name
-here."""
+EXPORT: Final = "mean-max-first.int8-rows.2"
+"""Which features are taken and how they are quantised (`features.py`, `bert.py`, `quantise.py`); a change there is a
+new name here."""
+OUTSIDE: Final = 1e4
+"""Taken off the states and scores of padding before a maximum or a softmax: far beyond any of them."""
+
+
+Export = Callable[[Path, Adapter, Path], None]
 
 
 class BaseFiles(Struct, frozen=True, kw_only=True):
@@ -43,18 +50,36 @@ class BaseFiles(Struct, frozen=True, kw_only=True):
     tokenizer: str
     config: str
 
-    @property
-    def key(self) -> str:
-        """Names the exported encoder in the cache: 16 hex digits over the files' hashes and the export recipe."""
-        parts = "\n".join((self.weights, self.tokenizer, self.config, EXPORT))
-        return hashlib.sha256(parts.encode()).hexdigest()[:16]
-
 
 class Base(NamedTuple):
     """An encoder on this machine."""
 
     folder: Path
     files: BaseFiles
+
+
+class Encoding(NamedTuple):
+    """All that makes the features: a base and what was learned on top of it."""
+
+    base: Base
+    adapter: Adapter = MappingProxyType({})
+
+    @property
+    def key(self) -> str:
+        """See `key_of`."""
+        return key_of(self.base.files, adapter_hash(self.adapter))
+
+
+def key_of(files: BaseFiles, adapter: str | None) -> str:
+    """Equal for equal features: 16 hex digits over the base's hashes, the adapter's and the export recipe. Names the
+    exported encoder in the cache."""
+    parts = "\n".join((files.weights, files.tokenizer, files.config, adapter or "", EXPORT))
+    return hashlib.sha256(parts.encode()).hexdigest()[:16]
+
+
+def adapter_hash(adapter: Adapter) -> str | None:
+    """SHA-256, in hex, of the adapter's file; None for an empty one, which has no file."""
+    return hashlib.sha256(to_bytes(adapter)).hexdigest() if adapter else None
 
 
 PINNED: Final = BaseFiles(
@@ -126,24 +151,24 @@ def default_cache() -> Path:
     return (Path(chosen) if Path(chosen).is_absolute() else Path.home() / ".cache") / "tickerloop"
 
 
-def exported(base: Base, cache: Path | None = None, export: Callable[[Path, Path], None] | None = None) -> Path:
+def exported(encoding: Encoding, cache: Path | None = None, export: Export | None = None) -> Path:
     """The int8 ONNX file of an encoder, built on first use (seconds) by one process while others wait for it.
 
     Exporters give other bytes from version to version, so the file's hash isn't part of a model: it is kept beside
     the file to notice damage, and a model's stored examples prove the content.
     """
-    folder = (cache or default_cache()) / base.files.key
+    folder = (cache or default_cache()) / encoding.key
     file, note = folder / "encoder.onnx", folder / "encoder.sha256"
     with _locked(folder):
         if file.is_file() and note.is_file() and sha256(file) == note.read_text():
             return file
         if export is None:
-            from services.score.export import export as torch_export  # imports torch
+            from services.score.export import export as by_shape  # imports onnx, and torch for some shapes
 
-            export = torch_export
+            export = by_shape
         partial = Path(tempfile.mkdtemp(prefix=".building-", dir=folder))
         try:
-            export(base.folder, partial / file.name)
+            export(encoding.base.folder, encoding.adapter, partial / file.name)
             (partial / note.name).write_text(sha256(partial / file.name))
             note.unlink(missing_ok=True)
             (partial / file.name).replace(file)

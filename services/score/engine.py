@@ -7,26 +7,30 @@ several threads.
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from services.score import artifact
 from services.score.artifact import Model, ModelCard
-from services.score.base import TOKENIZER, Base, BaseFiles, check, exported, find
-from services.score.batching import BUDGET, plan
+from services.score.base import TOKENIZER, Encoding, check, exported, find, key_of
+from services.score.batching import BUDGET
+from services.score.lanes import Lanes, Pending, Priority
 from services.score.tokens import Tokenizer, Tokens
 from services.stream.errors import Misconfigured, Rejected
 from services.stream.events import LABELS, Label
 
-SMALL: Final = 128
-"""Tokens below which a batch isn't split for a free core."""
 GPU_BUDGET: Final = 16_384
 """Tokens of a batch on a GPU, which is idle at a CPU's."""
+CHUNK: Final = 1_024
+"""Texts that are tokenised while the lanes work on those before. Texts of like length are only looked for within."""
+SLOW_FUSION: Final = "SkipLayerNormFusion"
+"""onnxruntime's: on a CPU its SkipLayerNormalization takes six times as long as the Add and LayerNormalization that it
+replaces."""
 
 
 class Scored(NamedTuple):
@@ -36,17 +40,6 @@ class Scored(NamedTuple):
     label: Label
     probabilities: tuple[float, float, float]
     truncated: bool
-
-
-class Encoder(Protocol):
-    """Something that turns tokens into features."""
-
-    @property
-    def device(self) -> str:
-        """`cpu` or `cuda`."""
-
-    def run(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """int64[n, t] twice → float32[n, d]; a row depends on nothing but its own text."""
 
 
 class OnnxEncoder:
@@ -62,7 +55,9 @@ class OnnxEncoder:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(
+            str(file), options, providers=["CPUExecutionProvider"], disabled_optimizers=[SLOW_FUSION]
+        )
 
     def run(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """See `Encoder`."""
@@ -71,48 +66,36 @@ class OnnxEncoder:
 
 
 class Runtime(NamedTuple):
-    """The expensive part, shared by all engines over one base: its encoder and tokenizer."""
+    """The expensive part, shared by all engines with the same features: their encoder and tokenizer."""
 
-    base: BaseFiles
-    encoder: Encoder
+    encoding: Encoding
     tokenizer: Tokenizer
-    budget: int
-    """Most tokens of a batch."""
-    lanes: int
-    """Batches that run side by side."""
-    pool: Executor
+    lanes: Lanes
 
     @property
     def key(self) -> str:
         """Equal for equal features."""
-        return self.base.key
-
-    def budget_for(self, tokens: int) -> int:
-        """What keeps every lane busy when `tokens` are all there is."""
-        return min(self.budget, max(SMALL, -(-tokens // self.lanes)))
+        return self.encoding.key
 
 
-def open_runtime(base: Base, *, device: str = "auto", threads: int = 0, cache: Path | None = None) -> Runtime:
+def open_runtime(encoding: Encoding, *, device: str = "auto", threads: int = 0, cache: Path | None = None) -> Runtime:
     """Load an encoder, exporting it first where this machine hasn't yet. `device` is auto, cpu or cuda.
 
     Raises:
         Misconfigured: cuda is asked for and there is none, or `device` is something else.
     """
-    tokenizer = Tokenizer(base.folder / TOKENIZER)
+    folder = encoding.base.folder
+    tokenizer = Tokenizer(folder / TOKENIZER)
     if _on_gpu(device):
         from services.score.features import TorchEncoder  # imports torch
 
-        return _runtime(base, TorchEncoder(base.folder, "cuda"), tokenizer, GPU_BUDGET, 1)
-    return _runtime(base, OnnxEncoder(exported(base, cache)), tokenizer, BUDGET, threads or _cores())
+        return Runtime(encoding, tokenizer, Lanes(TorchEncoder(folder, encoding.adapter, "cuda"), GPU_BUDGET, 1))
+    return Runtime(encoding, tokenizer, Lanes(OnnxEncoder(exported(encoding, cache)), BUDGET, threads or _cores()))
 
 
 def _cores() -> int:
     """Those that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _runtime(base: Base, encoder: Encoder, tokenizer: Tokenizer, budget: int, lanes: int) -> Runtime:
-    return Runtime(base.files, encoder, tokenizer, budget, lanes, ThreadPoolExecutor(lanes, "encoder"))
 
 
 def _on_gpu(device: str) -> bool:
@@ -144,14 +127,15 @@ class Engine:
     @property
     def device(self) -> str:
         """`cpu` or `cuda`."""
-        return self.runtime.encoder.device
+        return self.runtime.lanes.encoder.device
 
-    def score(self, texts: Sequence[str]) -> list[Scored | Rejected]:
+    def score(self, texts: Sequence[str], priority: Priority = Priority.STREAM) -> list[Scored | Rejected]:
         """As many answers as texts, in order; `Rejected` in the place of a text that can't be scored."""
-        tokens = self.runtime.tokenizer(texts)
-        good = [found for found in tokens if isinstance(found, Tokens)]
-        scored = iter(_answers(self.probabilities(_features(self.runtime, good)), good) if good else ())
-        return [found if isinstance(found, Rejected) else next(scored) for found in tokens]
+        return self.begin(texts, priority).result()
+
+    def begin(self, texts: Sequence[str], priority: Priority) -> Scoring:
+        """As `score`, for a caller who may give up before the answers are there."""
+        return Scoring(self, list(_submitted(self.runtime, texts, priority)))
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Features float32[n, d], what a head is trained on.
@@ -182,59 +166,76 @@ class Engine:
 def open_engine(
     folder: Path, *, device: str = "auto", threads: int = 0, share: Engine | None = None, cache: Path | None = None
 ) -> Engine:
-    """Load, verify and warm the model in `folder`; over the same base it shares the runtime of `share`.
+    """Load, verify and warm the model in `folder`; with the same features it shares the runtime of `share`.
 
     Raises:
         Rejected: the model isn't what its card says.
         Misconfigured: its encoder isn't here or is another, or it doesn't give its stored answers.
     """
     model = artifact.load(folder)
-    if share is not None and share.runtime.key == model.card.base.key:
+    if share is not None and share.runtime.key == key_of(model.card.base, model.card.adapter):
         runtime = share.runtime
     else:
         base = find(model.card.base.name)
         check(base.files, model.card.base)
-        runtime = open_runtime(base, device=device, threads=threads, cache=cache)
+        runtime = open_runtime(Encoding(base, model.adapter), device=device, threads=threads, cache=cache)
     engine = Engine(runtime, model)
     engine.warm()
     return engine
+
+
+class Scoring:
+    """A call under way."""
+
+    def __init__(self, engine: Engine, chunks: Sequence[_Chunk]) -> None:
+        self._engine = engine
+        self._chunks = chunks
+
+    def cancel(self) -> None:
+        """What no lane has taken yet is never computed, and whoever waits gets a `CancelledError`."""
+        for chunk in self._chunks:
+            chunk.pending.cancel()
+
+    def result(self) -> list[Scored | Rejected]:
+        """See `Engine.score`."""
+        return [answer for chunk in self._chunks for answer in self._answers(chunk)]
+
+    def _answers(self, chunk: _Chunk) -> Iterator[Scored | Rejected]:
+        features, failed = chunk.pending.result()
+        rows = iter(self._engine.probabilities(features).tolist() if len(features) else ())
+        numbers = itertools.count()
+        for found in chunk.tokens:
+            if isinstance(found, Rejected):
+                yield found
+                continue
+            row, number = next(rows), next(numbers)
+            label = LABELS[row.index(max(row))]
+            yield failed.get(number) or Scored(label, (row[0], row[1], row[2]), found.truncated)
+
+
+class _Chunk(NamedTuple):
+    tokens: list[Tokens | Rejected]
+    pending: Pending
+    """Of those that could be tokenised."""
+
+
+def _submitted(runtime: Runtime, texts: Sequence[str], priority: Priority) -> Iterator[_Chunk]:
+    for at in range(0, len(texts), CHUNK):
+        tokens = runtime.tokenizer(texts[at : at + CHUNK])
+        good = [found.ids for found in tokens if isinstance(found, Tokens)]
+        yield _Chunk(tokens, runtime.lanes.submit(good, priority))
 
 
 def embed(runtime: Runtime, texts: Sequence[str]) -> np.ndarray:
     """Features float32[n, d] of texts, without a model.
 
     Raises:
-        Rejected: a text can't be tokenised.
+        Rejected: a text can't be tokenised or encoded.
     """
-    tokens = []
-    for found in runtime.tokenizer(texts):
-        if isinstance(found, Rejected):
-            raise found
-        tokens.append(found)
-    return _features(runtime, tokens)
-
-
-def _features(runtime: Runtime, tokens: Sequence[Tokens]) -> np.ndarray:
-    lengths = [len(found.ids) for found in tokens]
-    batches = plan(lengths, runtime.budget_for(sum(lengths)))
-
-    def run(batch: Sequence[int]) -> np.ndarray:
-        width = lengths[batch[-1]]
-        ids = np.zeros((len(batch), width), np.int64)
-        mask = np.zeros_like(ids)
-        for row, index in enumerate(batch):
-            ids[row, : lengths[index]] = tokens[index].ids
-            mask[row, : lengths[index]] = 1
-        return runtime.encoder.run(ids, mask)
-
-    found = np.concatenate(list(runtime.pool.map(run, batches)))
-    features = np.empty_like(found)
-    features[[index for batch in batches for index in batch]] = found
-    return features
-
-
-def _answers(probabilities: np.ndarray, tokens: Sequence[Tokens]) -> list[Scored]:
-    return [
-        Scored(LABELS[int(row.argmax())], (float(row[0]), float(row[1]), float(row[2])), found.truncated)
-        for row, found in zip(probabilities, tokens, strict=True)
-    ]
+    found = []
+    for tokens, pending in list(_submitted(runtime, texts, Priority.STREAM)):
+        features, failed = pending.result()
+        for why in (*(one for one in tokens if isinstance(one, Rejected)), *failed.values()):
+            raise why
+        found.append(features)
+    return np.concatenate(found)

@@ -1,4 +1,4 @@
-"""Hugging Face encoder folder → one int8 ONNX file. Importing this imports torch."""
+"""Hugging Face encoder folder and adapter → one int8 ONNX file."""
 
 from __future__ import annotations
 
@@ -8,22 +8,29 @@ from pathlib import Path
 from typing import Final
 
 import onnx
-import torch
 
-from services.score.features import Features
+from services.score import bert
+from services.score.adapter import Adapter
 from services.score.quantise import quantise
 
 OPSET: Final = 17
 """ReduceMax takes its axes as an attribute up to here, and onnxruntime 1.20 reads it."""
 
 
-def export(folder: Path, file: Path) -> None:
-    """Write the features of the encoder in `folder`, in int8, to `file`."""
-    onnx.save(quantise(graph(folder)), str(file))
+def export(folder: Path, adapter: Adapter, file: Path) -> None:
+    """Write the features of the encoder in `folder`, changed by `adapter`, in int8, to `file`."""
+    written = bert.shape(folder).written
+    onnx.save(bert.graph(folder, adapter) if written else quantise(traced(folder, adapter)), str(file))
 
 
-def graph(folder: Path) -> onnx.ModelProto:
-    """The fp32 graph: inputs ids and mask int64[n, t], output features float32[n, d]; n and t are free."""
+def traced(folder: Path, adapter: Adapter) -> onnx.ModelProto:
+    """The fp32 graph of any encoder, as torch traces it: inputs ids and mask int64[n, t], output features
+    float32[n, d]; n and t are free.
+    """
+    import torch
+
+    from services.score.features import Features
+
     ids = torch.ones(2, 8, dtype=torch.int64)
     mask = torch.ones_like(ids)
     mask[1, 5:] = 0  # an example without padding would be traced without the mask
@@ -33,7 +40,7 @@ def graph(folder: Path) -> onnx.ModelProto:
         # The tracing exporter is deprecated but needs no further package, and gives the faster graph of the two.
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            Features(folder, "eager", torch.float32),
+            Features(folder, adapter, "eager", torch.float32),
             (ids, mask),
             content,  # type: ignore[arg-type]  # the stub knows paths only; the tracing exporter takes a buffer
             input_names=["ids", "mask"],

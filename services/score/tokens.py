@@ -41,7 +41,7 @@ class Tokenizer:
         except Exception:  # one text breaks the whole call: find it
             encodings = [self._one(head) for head in heads]
         return [
-            found if isinstance(found, Rejected) else Tokens(found.ids, bool(found.overflowing) or head != text)
+            found if isinstance(found, Rejected) else _tokens(found, cut=head != text)
             for found, head, text in zip(encodings, heads, texts, strict=True)
         ]
 
@@ -50,3 +50,9 @@ class Tokenizer:
             return self._fast.encode(text)
         except Exception as error:
             return Rejected("tokenizer", f"{type(error).__name__}: {error}")
+
+
+def _tokens(found: Encoding, cut: bool) -> Tokens | Rejected:
+    if not found.ids:
+        return Rejected("tokenizer", "it has no tokens")
+    return Tokens(found.ids, bool(found.overflowing) or cut)

@@ -6,7 +6,7 @@ weights and in whether they start from a parent. Importing this imports torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
@@ -77,11 +77,11 @@ def fit(
     pulls = [torch.zeros_like(tensor) for tensor in origin] if init is None else origin
     optimizer = torch.optim.Adam(learned, lr=plan.rate, eps=plan.floor)
     steps = plan.epochs * -(-len(x) // plan.batch)
-    with _seeded(seed):
+    with seeded(seed):
         for step, batch in enumerate(_batches(len(x), plan)):
             rate = optimizer.param_groups[0]["lr"] = plan.rate * (1 - step / steps)
             optimizer.zero_grad()
-            loss = -(y[batch] * log_softmax(_logits(x[batch], learned, plan.dropout), 1)).sum(1) @ w[batch] / len(batch)
+            loss = -(y[batch] * log_softmax(logits(x[batch], learned, plan.dropout), 1)).sum(1) @ w[batch] / len(batch)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             with torch.no_grad():  # decoupled weight decay (Loshchilov & Hutter 2019), about the starting point
@@ -90,7 +90,10 @@ def fit(
     return Head(start.mean, start.scale, *(tensor.detach().numpy() for tensor in learned))
 
 
-def _logits(x: torch.Tensor, learned: list[torch.Tensor], share: float) -> torch.Tensor:
+def logits(x: torch.Tensor, learned: Sequence[torch.Tensor], share: float) -> torch.Tensor:
+    """Of standardised features float[n, d] → float[n, 3]; `learned` are the last four parts of a `Head`, `share` is the
+    dropout.
+    """
     hidden_weights, hidden_bias, weights, bias = learned
     hidden = relu(dropout(x, share) @ hidden_weights + hidden_bias)
     return dropout(hidden, share) @ weights + bias
@@ -116,23 +119,24 @@ def _fresh(features: np.ndarray, seed: int) -> Head:
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
+    """Torch's random numbers on the CPU, for the time being."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 
 
-def calibrate(logits: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> float:
+def calibrate(answers: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> float:
     """The temperature that minimises the weighted cross-entropy on examples the head hasn't learned (Guo et al. 2017).
 
     Args:
-        logits: float32[n, 3].
+        answers: logits float32[n, 3].
         targets: float32[n, 3].
         weights: float32[n].
     """
 
     def loss(log_temperature: float) -> float:
-        scaled = logits.astype(np.float64) / np.exp(log_temperature)
+        scaled = answers.astype(np.float64) / np.exp(log_temperature)
         losses = np.logaddexp.reduce(scaled, axis=1) - (targets * scaled).sum(axis=1)
         return float(weights @ losses)
 

@@ -1,8 +1,8 @@
-"""The bundled model, from labelled sets to files: `python -m services.trainer.recipe --data DIR`.
+"""The bundled model, from labelled sets to files: `tickerloop train --recipe bundled --data DIR`.
 
 DIR holds `tfns_train.csv`, `tfns_valid.csv` and `sentfin.csv`. Their texts are other people's and stay out of the
 repository: only the weights are shipped, with their attribution. Everything is seeded, so that the same machine makes
-the same head again.
+the same model again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import csv
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -21,18 +21,20 @@ import numpy as np
 
 from services.score import artifact
 from services.score.artifact import Model
-from services.score.base import BUNDLED, find, sha256
+from services.score.base import BUNDLED, Base, Encoding, find, sha256
 from services.score.engine import Runtime, embed, open_runtime
 from services.score.head import Head
 from services.stream.events import LABELS, derived_id
 from services.trainer.anchors import anchors
 from services.trainer.head import calibrate, fit
+from services.trainer.tune import Plan, Progress, Tuned, soup, tune
 
 FILES: Final = ("tfns_train.csv", "tfns_valid.csv", "sentfin.csv")
 TFNS_LABELS: Final = {"0": "negative", "1": "positive", "2": "neutral"}
-SEED: Final = 20_250_101
-CALIBRATION: Final = 10
-"""One text in so many measures the temperature."""
+SEEDS: Final = (20_250_101, 20_250_102)
+"""One run each; what is shipped is their average."""
+CALIBRATION: Final = 20
+"""One text in so many is not learned from: it measures the temperature."""
 
 EXAMPLES: Final = (
     "Harbour Lane Foods lifts its full-year profit outlook after record orders",
@@ -50,76 +52,113 @@ EXAMPLES: Final = (
 
 
 class Example(NamedTuple):
-    """A labelled text of one source."""
+    """A labelled text of one source; `target` holds a share for each label, summing to 1."""
 
     source: str
     text: str
-    label: int
+    target: tuple[float, float, float]
+
+    @property
+    def label(self) -> int:
+        """The likeliest."""
+        return int(np.argmax(self.target))
 
 
 class Split(NamedTuple):
-    """What is learned and what is measured, by name of the measure."""
+    """What is learned, what measures the temperature, and what is measured, by name of the measure."""
 
     learn: list[Example]
+    apart: list[Example]
     measure: dict[str, list[Example]]
 
 
-def main(data: Path) -> Model:
+def main(data: Path, say: Callable[[str], None] = print) -> Model:
     """Train, measure, and write the bundled model's files."""
     sets = read(data)
-    runtime = open_runtime(find(BUNDLED), device="cpu")
-    learn = [*sets.learn, *unlinked(sets.learn)]
-    features = embed(runtime, [e.text for e in learn])
-    temperature, head = train(features, learn)
-    figures: dict[str, float] = {}
-    for name, examples in sets.measure.items():
-        accuracy, macro_f1 = measure(head, runtime, examples)
-        print(f"{name}: n={len(examples)} accuracy {accuracy:.1%} macro-F1 {macro_f1:.1%}")
-        figures |= {f"{name}_accuracy": round(accuracy, 4), f"{name}_macro_f1": round(macro_f1, 4)}
+    base = find(BUNDLED)
+    runs = [train(base, sets, Plan(), seed, say) for seed in SEEDS]
+    tuned = soup(runs)
+    runtime = open_runtime(Encoding(base, tuned.adapter), device="cpu")
+    figures = report(tuned.head, runtime, sets, say)
+    temperature = calibrate(
+        tuned.head.logits(embed(runtime, [e.text for e in sets.apart])), targets(sets.apart), weights(sets.apart)
+    )
     model = artifact.make(
-        head,
+        tuned.head,
         temperature,
-        find(BUNDLED).files,
+        runtime.encoding,
         dataset=hashlib.sha256("".join(sha256(data / name) for name in FILES).encode()).hexdigest(),
         parent=None,
         metrics=figures,
         examples=dict(zip(EXAMPLES, embed(runtime, EXAMPLES), strict=True)),
     )
     artifact.save(model, artifact.bundled())
-    print(f"version {model.card.version}, temperature {temperature}, written to {artifact.bundled()}")
+    say(f"version {model.card.version}, temperature {temperature}, written to {artifact.bundled()}")
     return model
 
 
-def read(data: Path) -> Split:
-    """Both sets in their fixed splits; what is measured has no near-duplicate among what is learned."""
+def train(base: Base, sets: Split, plan: Plan, seed: int, say: Callable[[str], None]) -> Tuned:
+    """One run; tells the figures of each epoch, in int8 as it would serve."""
+    learn = [*sets.learn, *unlinked(sets.learn)]
+    plain = embed(open_runtime(Encoding(base), device="cpu"), [e.text for e in learn])
+    # The same start for every seed, so that their average makes sense.
+    head = fit(plain, targets(learn), weights(learn), seed=SEEDS[0])
+
+    def progress(at: Progress) -> None:
+        if at.step % 100 == 0:
+            say(f"step {at.step} of {at.steps}, loss {at.loss:.4f}, {at.seconds_left / 60:.1f} min left")
+
+    def after_epoch(tuned: Tuned) -> None:
+        report(tuned.head, open_runtime(Encoding(base, tuned.adapter), device="cpu"), sets, say)
+
+    return tune(
+        base, head, [e.text for e in learn], targets(learn), weights(learn),
+        plan=plan, seed=seed, progress=progress, after_epoch=after_epoch,
+    )  # fmt: skip
+
+
+def read(data: Path, sources: Sequence[str] = ("tfns", "sentfin", "anchor")) -> Split:
+    """The sets in their fixed splits; what is measured has no near-duplicate among what is learned. Only texts of
+    `sources` are learned from.
+    """
     train, valid, sentfin_path = (data / name for name in FILES)
     sentfin = list(_sentfin(sentfin_path))
-    learn = [*_tfns(train), *(e for number, e in sentfin if number % 10)]
-    known = {_bare(e.text) for e in learn}
+    shipped = [(a, Example("anchor", a.text, _one_hot(LABELS.index(a.label)))) for a in anchors()]
+    known = [*_tfns(train), *(e for number, e in sentfin if number % 10), *(e for a, e in shipped if a.replayed)]
+    learn = [e for e in known if e.source in sources]
     measured = {
         "tfns_valid": _tfns(valid),
-        "sentfin_holdout": (e for number, e in sentfin if number % 10 == 0),
-        "anchor": (Example("anchor", a.text, LABELS.index(a.label)) for a in anchors()),
+        "sentfin_holdout": (e for number, e in sentfin if number % 10 == 0 and max(e.target) == 1),
+        "anchor": (e for a, e in shipped if not a.replayed),
     }
-    return Split(learn, {name: [e for e in part if _bare(e.text) not in known] for name, part in measured.items()})
+    seen = {_bare(e.text) for e in learn}
+    return Split(
+        [e for e in learn if not _set_apart(e.text)],
+        [e for e in learn if _set_apart(e.text)],
+        {name: [e for e in part if _bare(e.text) not in seen] for name, part in measured.items()},
+    )
+
+
+def _one_hot(label: int) -> tuple[float, float, float]:
+    return (float(label == 0), float(label == 1), float(label == 2))
 
 
 def _tfns(path: Path) -> Iterator[Example]:
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            yield Example("tfns", row["text"], LABELS.index(TFNS_LABELS[row["label"]]))
+            yield Example("tfns", row["text"], _one_hot(LABELS.index(TFNS_LABELS[row["label"]])))
 
 
 def _sentfin(path: Path) -> Iterator[tuple[int, Example]]:
-    """(S No., headline), of those whose entities all have one label: the others have no single truth."""
+    """(S No., headline): each entity's label has an equal share in the target."""
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             try:
-                labels = set(ast.literal_eval(row["Decisions"]).values())
+                labels = list(ast.literal_eval(row["Decisions"]).values())
             except (SyntaxError, ValueError):  # 13 rows: an apostrophe inside a name
                 continue
-            if len(labels) == 1:
-                yield int(row["S No."]), Example("sentfin", row["Title"], LABELS.index(labels.pop()))
+            negative, neutral, positive = (labels.count(label) / len(labels) for label in LABELS)
+            yield int(row["S No."]), Example("sentfin", row["Title"], (negative, neutral, positive))
 
 
 _LINK: Final = re.compile(r"https?://\S+")
@@ -135,27 +174,32 @@ def unlinked(examples: Iterable[Example]) -> list[Example]:
     return [e._replace(text=_LINK.sub("", e.text).strip()) for e in examples if _LINK.search(e.text)]
 
 
-def train(features: np.ndarray, examples: list[Example]) -> tuple[float, Head]:
-    """Temperature and head: the first measured on a tenth that a head hasn't seen, the second fitted on everything."""
-    targets = np.eye(len(LABELS), dtype=np.float32)[[e.label for e in examples]]
-    weights = _weights(examples)
-    apart = np.array([_set_apart(e.text) for e in examples])
-    trial = fit(features[~apart], targets[~apart], weights[~apart], seed=SEED)
-    temperature = calibrate(trial.logits(features[apart]), targets[apart], weights[apart])
-    return temperature, fit(features, targets, weights, seed=SEED)
-
-
 def _set_apart(text: str) -> bool:
     # By bare text, so that a tweet and its copy without the link fall on one side.
     return int(derived_id("calibration", _bare(text))[:8], 16) % CALIBRATION == 0
 
 
-def _weights(examples: list[Example]) -> np.ndarray:
+def targets(examples: Sequence[Example]) -> np.ndarray:
+    """float32[n, 3]."""
+    return np.array([e.target for e in examples], np.float32)
+
+
+def weights(examples: Sequence[Example]) -> np.ndarray:
     """float32[n], count^-1/4 of an example's (source, label): two thirds of the tweets are neutral and other texts
     aren't, but full balancing would call too little neutral.
     """
     counts = Counter((e.source, e.label) for e in examples)
     return np.array([counts[e.source, e.label] ** -0.25 for e in examples], np.float32)
+
+
+def report(head: Head, runtime: Runtime, sets: Split, say: Callable[[str], None]) -> dict[str, float]:
+    """Accuracy and macro-F1 on everything that is measured."""
+    figures: dict[str, float] = {}
+    for name, examples in sets.measure.items():
+        accuracy, macro_f1 = measure(head, runtime, examples)
+        say(f"{name}: n={len(examples)} accuracy {accuracy:.2%} macro-F1 {macro_f1:.2%}")
+        figures |= {f"{name}_accuracy": round(accuracy, 4), f"{name}_macro_f1": round(macro_f1, 4)}
+    return figures
 
 
 def measure(head: Head, runtime: Runtime, examples: list[Example]) -> tuple[float, float]:

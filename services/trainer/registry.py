@@ -27,9 +27,9 @@ from services.stream.events import ModelChange, decode, encode
 
 PART_BYTES: Final = 1 << 20
 GENESIS: Final = "0" * 64
-FILES: Final = ("head.safetensors", "model.json")
-"""A model as `services.score.artifact` saves it; its encoder is named in the card by hash."""
 
+SUFFIXES: Final = (".json", ".safetensors")
+"""What a model is made of."""
 
 CHANGES: Final = ("promote", "rollback")
 """Actions that change the champion, and so are told in `models`; the others are on record only."""
@@ -78,9 +78,10 @@ _ROW: Final = "epoch, action, version, champion, actor, reason, evidence, at, pr
 
 
 def register(cursor: Cursor, version: str, parent: str | None, card: Mapping[str, Any], folder: Path) -> None:
-    """Store a model's two files and its card; registering the same version again changes nothing."""
+    """Store a model's files, all of `folder` that is JSON or safetensors, and its card; registering the same version
+    again changes nothing."""
     files = {}
-    for path in (folder / name for name in FILES):
+    for path in sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES):
         content = path.read_bytes()
         digest = hashlib.sha256(content).hexdigest()
         files[path.name] = digest

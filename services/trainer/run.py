@@ -21,7 +21,7 @@ from psycopg2.extensions import cursor as Cursor
 from services.runtime import now_ms
 from services.score import artifact
 from services.score.artifact import Model
-from services.score.base import find
+from services.score.base import Encoding, find
 from services.score.engine import Engine, Runtime, embed, open_engine, open_runtime
 from services.score.head import Head
 from services.settings import Settings
@@ -85,7 +85,10 @@ def train_once(settings: Settings, trigger: str, say: Say, *, encoder: str | Non
             runtime = engine.runtime
             if encoder is not None:
                 runtime = open_runtime(
-                    find(encoder), device=settings.device, threads=settings.threads, cache=settings.model_cache
+                    Encoding(find(encoder)),
+                    device=settings.device,
+                    threads=settings.threads,
+                    cache=settings.model_cache,
                 )
             model, verdict = challenge(engine, runtime, data, seed)
             say(f"{verdict.champion.rate:.1%} → {verdict.challenger.rate:.1%} on held-out texts: {verdict.reason}")
@@ -128,7 +131,7 @@ def challenge(engine: Engine, runtime: Runtime, data: Dataset, seed: int) -> tup
     model = artifact.make(
         head,
         temperature,
-        runtime.base,
+        runtime.encoding,
         dataset=data.digest,
         parent=engine.card.version,
         metrics={"held_out_accuracy": verdict.challenger.rate, "anchor_accuracy": verdict.anchor_challenger.rate},

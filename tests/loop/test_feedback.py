@@ -151,7 +151,7 @@ def test_only_a_held_out_text_can_have_been_sampled(bench: Bench) -> None:
 
 
 def test_a_label_of_a_version_long_gone_is_taken_and_trained_on(bench: Bench, tmp_path: Path) -> None:
-    for name in registry.FILES:
+    for name in ("head.safetensors", "model.json"):
         (tmp_path / name).write_text("{}")
     bench.bus.write(lambda cursor: registry.register(cursor, "now", None, {}, tmp_path) or [])  # type: ignore[func-returns-value]
     registry.promote(bench.bus, "now", actor="ana", reason="first", evidence={})

@@ -13,7 +13,8 @@ from loop.makers import clean_text, prediction, published
 
 from services import store
 from services.runtime import Context
-from services.score.base import exported, find
+from services.score import artifact
+from services.score.base import Encoding, exported, find
 from services.score.worker import Worker
 from services.settings import Settings
 from services.trainer import run
@@ -23,7 +24,7 @@ from services.trainer.setup import register_bundled
 @pytest.fixture
 def cached(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     """A deployment whose `models` holds the exported encoder, while the user's cache folder holds nothing."""
-    export = exported(find()).parent
+    export = exported(Encoding(find(), artifact.load(artifact.bundled()).adapter)).parent
     shutil.copytree(export, tmp_path / "models" / export.name)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
     bench.settings = msgspec.structs.replace(bench.settings, models=str(tmp_path / "models"), device="cpu")

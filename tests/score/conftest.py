@@ -9,7 +9,6 @@ import pytest
 
 from services.score import artifact
 from services.score.artifact import Model
-from services.score.base import find
 from services.score.engine import Engine, Runtime, open_engine
 from services.score.head import Head
 
@@ -38,7 +37,7 @@ def make_model(engine: Engine, head: Head) -> Model:
     return artifact.make(
         head,
         1.0,
-        find().files,
+        engine.runtime.encoding,
         dataset="test",
         parent=engine.card.version,
         metrics={},

@@ -27,15 +27,15 @@ def test_what_is_saved_is_loaded(copied: Path) -> None:
     one, other = artifact.load(copied), artifact.load(artifact.bundled())
     assert one.card == other.card
     assert all(np.array_equal(a, b) for a, b in zip(one.head, other.head, strict=True))
-    assert sorted(path.name for path in copied.iterdir()) == [artifact.HEAD, artifact.CARD]
+    assert sorted(path.name for path in copied.iterdir()) == [artifact.ADAPTER, artifact.HEAD, artifact.CARD]
 
 
 def test_the_version_follows_the_content(engine: Engine) -> None:
     card = engine.card
-    given = (card.head, card.base, card.export, card.labels, card.temperature)
+    given = (card.head, card.adapter, card.base, card.export, card.labels, card.temperature)
     assert artifact.version_of(*given) == card.version
     assert len(card.version) == 12
-    assert artifact.version_of(*given[:4], card.temperature + 0.1) != card.version
+    assert artifact.version_of(*given[:5], card.temperature + 0.1) != card.version
 
 
 @pytest.mark.parametrize("position", [-1, 40, 5_000])
@@ -73,7 +73,7 @@ def test_a_bad_card_is_refused(copied: Path, changes: dict[str, Any]) -> None:
 
 def test_a_model_for_other_features_is_refused(copied: Path, engine: Engine) -> None:
     card = engine.card
-    version = artifact.version_of(card.head, card.base, "other.1", card.labels, card.temperature)
+    version = artifact.version_of(card.head, card.adapter, card.base, "other.1", card.labels, card.temperature)
     edit(copied, export="other.1", version=version)
     with pytest.raises(Rejected, match=r"trained on features other\.1"):
         artifact.load(copied)
@@ -82,7 +82,7 @@ def test_a_model_for_other_features_is_refused(copied: Path, engine: Engine) -> 
 def test_another_encoder_than_the_models_is_refused(copied: Path, engine: Engine) -> None:
     card = engine.card
     base = msgspec.structs.replace(card.base, weights="0" * 64)
-    version = artifact.version_of(card.head, base, card.export, card.labels, card.temperature)
+    version = artifact.version_of(card.head, card.adapter, base, card.export, card.labels, card.temperature)
     edit(copied, base=msgspec.to_builtins(base), version=version)
     with pytest.raises(Misconfigured, match=r"model\.safetensors is 53aa5117[0-9a-f]+, not 0000"):
         open_engine(copied)

@@ -14,13 +14,16 @@ import onnx
 import pytest
 
 from services.score import artifact
-from services.score.base import BUNDLED, CONFIG, TOKENIZER, WEIGHTS, check, exported, find, sha256
+from services.score.adapter import Adapter
+from services.score.base import CONFIG, TOKENIZER, WEIGHTS, Encoding, check, exported, find, sha256
+from services.score.batching import BUDGET
 from services.score.engine import Engine, OnnxEncoder, Runtime, embed, open_runtime
+from services.score.lanes import Lanes
 from services.stream.errors import Misconfigured
 from services.trainer.anchors import anchors
 
 
-def slow_export(folder: Path, file: Path) -> None:
+def slow_export(folder: Path, _: Adapter, file: Path) -> None:
     assert (folder / WEIGHTS).is_file()
     time.sleep(0.5)
     file.write_bytes(b"an encoder")
@@ -29,7 +32,7 @@ def slow_export(folder: Path, file: Path) -> None:
 
 
 def build(cache: Path) -> str:
-    return sha256(exported(find(), cache, slow_export))
+    return sha256(exported(Encoding(find()), cache, slow_export))
 
 
 def test_processes_that_start_at_once_build_once(tmp_path: Path) -> None:
@@ -39,30 +42,31 @@ def test_processes_that_start_at_once_build_once(tmp_path: Path) -> None:
 
 
 def test_a_damaged_export_is_built_again(tmp_path: Path) -> None:
-    file = exported(find(), tmp_path, slow_export)
+    file = exported(Encoding(find()), tmp_path, slow_export)
     file.write_bytes(b"an encodes")
-    assert exported(find(), tmp_path, slow_export).read_bytes() == b"an encoder"
+    assert exported(Encoding(find()), tmp_path, slow_export).read_bytes() == b"an encoder"
     assert (tmp_path / "builds").read_text() == "xx"
 
 
 def test_an_export_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
-    def fail(_: Path, file: Path) -> None:
+    def fail(_: Path, __: Adapter, file: Path) -> None:
         file.write_bytes(b"half")
         raise RuntimeError("disk full")
 
     with pytest.raises(RuntimeError, match="disk full"):
-        exported(find(), tmp_path, fail)
+        exported(Encoding(find()), tmp_path, fail)
     (folder,) = tmp_path.iterdir()
     assert [path.name for path in folder.iterdir()] == [".lock"]
-    assert exported(find(), tmp_path, slow_export).read_bytes() == b"an encoder"
+    assert exported(Encoding(find()), tmp_path, slow_export).read_bytes() == b"an encoder"
 
 
 def test_a_local_folder_is_a_base_too(tmp_path: Path, runtime: Runtime) -> None:
     for name in (WEIGHTS, TOKENIZER, CONFIG):
         shutil.copy(find().folder / name, tmp_path / name)
     base = find(str(tmp_path))
-    assert base.files.key == find().files.key  # by content, not by name
-    assert runtime.key == base.files.key
+    adapter = runtime.encoding.adapter
+    assert Encoding(base, adapter).key == runtime.key  # by content, not by name
+    assert Encoding(base).key != runtime.key
     (tmp_path / CONFIG).write_text((tmp_path / CONFIG).read_text() + "\n")
     with pytest.raises(Misconfigured, match=r"config\.json is [0-9a-f]{64}, not 953f9c0d"):
         check(find(str(tmp_path)).files, find().files)
@@ -76,14 +80,18 @@ def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         find("nobody/such-encoder")
 
 
+def folder_and_adapter(runtime: Runtime) -> tuple[Path, Adapter]:
+    return runtime.encoding.base.folder, runtime.encoding.adapter
+
+
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory, runtime: Runtime) -> Runtime:
     """The fp32 graph, as it is before quantisation."""
-    from services.score.export import graph
+    from services.score.export import traced
 
     file = tmp_path_factory.mktemp("fp32") / "encoder.onnx"
-    onnx.save(graph(find(BUNDLED).folder), str(file))
-    return runtime._replace(encoder=OnnxEncoder(file))
+    onnx.save(traced(*folder_and_adapter(runtime)), str(file))
+    return runtime._replace(lanes=Lanes(OnnxEncoder(file), BUDGET, 2))
 
 
 TEXTS = [anchor.text for anchor in anchors()[:120]]
@@ -92,7 +100,7 @@ TEXTS = [anchor.text for anchor in anchors()[:120]]
 def test_torch_gives_the_exports_features(reference: Runtime, runtime: Runtime) -> None:
     from services.score.features import TorchEncoder
 
-    on_torch = embed(runtime._replace(encoder=TorchEncoder(find().folder, "cpu")), TEXTS)
+    on_torch = embed(runtime._replace(lanes=Lanes(TorchEncoder(*folder_and_adapter(runtime), "cpu"), BUDGET, 1)), TEXTS)
     assert np.abs(on_torch - embed(reference, TEXTS)).max() < 1e-3
 
 
@@ -108,7 +116,7 @@ def test_cuda_without_a_gpu_is_misconfigured(tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     with pytest.raises(Misconfigured, match="finds no GPU"):
-        open_runtime(find(), device="cuda", cache=tmp_path)
+        open_runtime(Encoding(find()), device="cuda", cache=tmp_path)
 
 
 def test_scoring_on_the_cpu_imports_neither_torch_nor_transformers(engine: Engine) -> None:

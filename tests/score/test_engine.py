@@ -15,6 +15,7 @@ from services.score import artifact
 from services.score.artifact import Model
 from services.score.batching import BUDGET, plan
 from services.score.engine import Engine, Runtime, Scored, open_engine
+from services.score.lanes import Lanes
 from services.score.tokens import MAX_TOKENS
 from services.stream.errors import Misconfigured, Rejected
 from services.stream.events import LABELS
@@ -108,10 +109,10 @@ def test_the_encoder_never_sees_more_than_the_budget(engine: Engine, runtime: Ru
 
         def run(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
             seen.append(ids.size)
-            return runtime.encoder.run(ids, mask)
+            return runtime.lanes.encoder.run(ids, mask)
 
     texts = [anchor.text for anchor in anchors()[:150]]
-    Engine(runtime._replace(encoder=Watched()), engine.model).score(texts)
+    Engine(runtime._replace(lanes=Lanes(Watched(), BUDGET, 2)), engine.model).score(texts)
     assert len(seen) > 1
     assert max(seen) <= BUDGET
 
@@ -148,7 +149,7 @@ def test_the_stored_examples_are_answered_as_stored(engine: Engine) -> None:
 
 
 def test_a_model_that_does_not_give_its_stored_answers_is_not_served(engine: Engine, stubborn: Model) -> None:
-    liar = Model(engine.card, stubborn.head)
+    liar = Model(engine.card, stubborn.head, stubborn.adapter)
     with pytest.raises(Misconfigured, match=r"Norvik.*stored 0\.9\d+/.*now 0\.000"):
         Engine(engine.runtime, liar).warm()
 
