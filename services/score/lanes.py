@@ -88,6 +88,10 @@ class _Job(NamedTuple):
     width: int
     future: Future[Encoded]
 
+    @property
+    def size(self) -> int:
+        return len(self.ids) * self.width
+
 
 class Lanes:
     """One encoder's batches. `budget` is the most tokens of a batch, padding included; `count` of them run at once."""
@@ -97,23 +101,26 @@ class Lanes:
         self._waiting: list[tuple[Priority, int, _Job]] = []
         self._numbers = itertools.count()
         self._changed = threading.Condition()
+        self._idle = 0
         for number in range(count):
             threading.Thread(target=self._work, name=f"lane-{number}", daemon=True).start()
 
     def submit(self, ids: Sequence[Sequence[int]], priority: Priority) -> Pending:
         """Hand in texts as token ids, none of them empty."""
         lengths = list(map(len, ids))
-        # What keeps every lane busy when this is all there is.
-        share = min(self.budget, max(SMALL, -(-sum(lengths) // self.count)))
         jobs = [
             (batch, _Job([ids[index] for index in batch], lengths[batch[-1]], Future()))
-            for batch in plan(lengths, share)
+            for batch in plan(lengths, self._share(sum(lengths), self.count))
         ]
         with self._changed:
             self._waiting += [(priority, next(self._numbers), job) for _, job in jobs]
             self._waiting.sort()
             self._changed.notify(len(jobs))
         return Pending(len(ids), [(batch, job.future) for batch, job in jobs])
+
+    def _share(self, tokens: int, lanes: int) -> int:
+        """A batch's size that leaves some for every one of `lanes`."""
+        return min(self.budget, max(SMALL, -(-tokens // lanes)))
 
     def _work(self) -> None:
         while True:
@@ -124,15 +131,18 @@ class Lanes:
     def _take(self) -> list[_Job]:
         """The most urgent batch, filled up with what fits of those that wait too."""
         with self._changed:
+            self._idle += 1
             while not self._waiting:
                 self._changed.wait()
+            self._idle -= 1
+            room = self._share(sum(job.size for *_, job in self._waiting), self._idle + 1)
             taken: list[_Job] = []
             left = []
             texts = width = 0
             for entry in self._waiting:
                 job = entry[-1]
                 size = (texts + len(job.ids)) * max(width, job.width)
-                if taken and size > self.budget:
+                if taken and size > room:
                     left.append(entry)
                 elif job.future.set_running_or_notify_cancel():
                     taken.append(job)
@@ -155,7 +165,7 @@ class Lanes:
             return Encoded(self.encoder.run(*padded(ids)), {})
         except Exception as error:  # whatever the runtime raises: only halving can tell which text it was
             if isinstance(error, MemoryError):
-                self._less(error)
+                self._less(error, len(ids) * max(map(len, ids)))
             if len(ids) == 1:
                 why = Rejected("encoder", f"{type(error).__name__}: {error}")
                 return Encoded(np.zeros((1, 0), np.float32), {0: why})
@@ -167,9 +177,12 @@ class Lanes:
             features[rows, : part.features.shape[1]] = part.features
         return Encoded(features, one.failed | {half + index: why for index, why in other.failed.items()})
 
-    def _less(self, error: MemoryError) -> None:
+    def _less(self, error: MemoryError, tokens: int) -> None:
+        """Half of what was too much; batches that were planned before don't count again."""
         with self._changed:
-            self.budget = max(SMALL, self.budget // 2)
+            if tokens // 2 >= self.budget or self.budget == SMALL:
+                return
+            self.budget = max(SMALL, tokens // 2)
         log.warning(
             "out of memory on %s, batches have %d tokens from now on: %s", self.encoder.device, self.budget, error
         )
