@@ -17,7 +17,7 @@ import torch
 from transformers import AutoModel
 from transformers.utils import logging as transformers_logging
 
-from services.score.adapter import Adapter
+from services.score.adapter import Adapter, merged
 from services.score.base import OUTSIDE
 
 
@@ -33,8 +33,9 @@ class Features(torch.nn.Module):
                 str(folder), attn_implementation=attention, dtype=torch.float32, use_safetensors=True,
                 local_files_only=True,
             )  # fmt: skip
-        for name, pair in adapter.items():
-            self.encoder.get_submodule(name).weight.data += torch.from_numpy(pair.change)
+        plain = {name: part.detach().numpy() for name, part in self.encoder.named_parameters() if name in adapter}
+        for name, weight in merged(plain, adapter).items():
+            self.encoder.get_parameter(name).data = torch.from_numpy(weight)
         self.to(dtype).eval()
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
