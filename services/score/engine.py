@@ -26,7 +26,9 @@ from services.stream.events import LABELS, Label
 
 GPU_BUDGET: Final = 16_384
 """Tokens of a batch on a GPU, which is idle at a CPU's."""
-CHUNK: Final = 1_024
+GPU_LANES: Final = 2
+"""One batch is padded and copied while the other is computed."""
+CHUNK: Final = 2_048
 """Texts that are tokenised while the lanes work on those before. Texts of like length are only looked for within."""
 SLOW_FUSION: Final = "SkipLayerNormFusion"
 """onnxruntime's: on a CPU its SkipLayerNormalization takes six times as long as the Add and LayerNormalization that it
@@ -89,7 +91,9 @@ def open_runtime(encoding: Encoding, *, device: str = "auto", threads: int = 0, 
     if _on_gpu(device):
         from services.score.features import TorchEncoder  # imports torch
 
-        return Runtime(encoding, tokenizer, Lanes(TorchEncoder(folder, encoding.adapter, "cuda"), GPU_BUDGET, 1))
+        return Runtime(
+            encoding, tokenizer, Lanes(TorchEncoder(folder, encoding.adapter, "cuda"), GPU_BUDGET, GPU_LANES)
+        )
     return Runtime(encoding, tokenizer, Lanes(OnnxEncoder(exported(encoding, cache)), BUDGET, threads or _cores()))
 
 
