@@ -32,8 +32,8 @@ from services.stream.errors import Fatal
 from services.supervisor.up import Up
 from services.trainer import gate, registry
 
-RETRAIN_AFTER: Final = 350
-"""Corrections that start a training: most of what the readers give, so that one run sees enough."""
+RETRAIN_AFTER: Final = 300
+"""Labels to learn from that start a training: most of what the readers give, so that one run sees enough."""
 LATE_STORIES: Final = 60
 """Stories that come only after the promotion, to be seen scored by the new model."""
 START_S: Final = 90.0
