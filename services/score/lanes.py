@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future
 from enum import IntEnum
@@ -89,16 +90,71 @@ class _Job(NamedTuple):
     future: Future[Encoded]
 
 
+class _Queue:
+    """Batches that wait for a lane."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self._waiting: list[tuple[Priority, int, _Job]] = []
+        self._numbers = itertools.count()
+        self._closed = False
+
+    def put(self, jobs: Sequence[_Job], priority: Priority) -> None:
+        """Queue batches."""
+        with self.changed:
+            self._waiting += [(priority, next(self._numbers), job) for job in jobs]
+            self._waiting.sort()
+            self.changed.notify(len(jobs))
+
+    def wait(self) -> bool:
+        """Until something waits; False once it is closed."""
+        with self.changed:
+            while not self._waiting and not self._closed:
+                self.changed.wait()
+            return not self._closed
+
+    def take(self, budget: int) -> list[_Job]:
+        """The most urgent batch, filled up with what fits of those that wait too."""
+        with self.changed:
+            taken: list[_Job] = []
+            left = []
+            texts = width = 0
+            for entry in self._waiting:
+                job = entry[-1]
+                size = (texts + len(job.ids)) * max(width, job.width)
+                if taken and size > budget:
+                    left.append(entry)
+                elif job.future.set_running_or_notify_cancel():
+                    taken.append(job)
+                    texts, width = texts + len(job.ids), max(width, job.width)
+            self._waiting = left
+            return taken
+
+    def close(self) -> None:
+        """End the lanes."""
+        with self.changed:
+            self._closed = True
+            self.changed.notify_all()
+
+
+def _work(lanes: weakref.ref[Lanes], queue: _Queue) -> None:
+    while queue.wait():
+        if (found := lanes()) is not None:
+            found.step()
+        del found  # not held while waiting
+
+
 class Lanes:
     """One encoder's batches. `budget` is the most tokens of a batch, padding included; `count` of them run at once."""
 
     def __init__(self, encoder: Encoder, budget: int, count: int) -> None:
         self.encoder, self.budget, self.count = encoder, budget, count
-        self._waiting: list[tuple[Priority, int, _Job]] = []
-        self._numbers = itertools.count()
-        self._changed = threading.Condition()
+        self._queue = _Queue()
         for number in range(count):
-            threading.Thread(target=self._work, name=f"lane-{number}", daemon=True).start()
+            arguments = (weakref.ref(self), self._queue)
+            threading.Thread(target=_work, args=arguments, name=f"lane-{number}", daemon=True).start()
+        # An idle lane's thread knows the queue only: with the last engine over it, an encoder is freed.
+        weakref.finalize(self, self._queue.close).atexit = False
 
     def submit(self, ids: Sequence[Sequence[int]], priority: Priority) -> Pending:
         """Hand in texts as token ids, none of them empty."""
@@ -109,38 +165,14 @@ class Lanes:
             (batch, _Job([ids[index] for index in batch], lengths[batch[-1]], Future()))
             for batch in plan(lengths, share)
         ]
-        with self._changed:
-            self._waiting += [(priority, next(self._numbers), job) for _, job in jobs]
-            self._waiting.sort()
-            self._changed.notify(len(jobs))
+        self._queue.put([job for _, job in jobs], priority)
         return Pending(len(ids), [(batch, job.future) for batch, job in jobs])
 
-    def _work(self) -> None:
-        while True:
-            jobs = self._take()
-            if jobs:
-                self._answer(jobs)
-
-    def _take(self) -> list[_Job]:
-        """The most urgent batch, filled up with what fits of those that wait too."""
-        with self._changed:
-            while not self._waiting:
-                self._changed.wait()
-            taken: list[_Job] = []
-            left = []
-            texts = width = 0
-            for entry in self._waiting:
-                job = entry[-1]
-                size = (texts + len(job.ids)) * max(width, job.width)
-                if taken and size > self.budget:
-                    left.append(entry)
-                elif job.future.set_running_or_notify_cancel():
-                    taken.append(job)
-                    texts, width = texts + len(job.ids), max(width, job.width)
-            self._waiting = left
-            return taken
-
-    def _answer(self, jobs: Sequence[_Job]) -> None:
+    def step(self) -> None:
+        """Answer one batch, where another lane hasn't taken all that waits."""
+        jobs = self._queue.take(self.budget)
+        if not jobs:
+            return
         found = self._encode([ids for job in jobs for ids in job.ids])
         at = 0
         for job in jobs:
@@ -168,7 +200,7 @@ class Lanes:
         return Encoded(features, one.failed | {half + index: why for index, why in other.failed.items()})
 
     def _less(self, error: MemoryError) -> None:
-        with self._changed:
+        with self._queue.changed:
             self.budget = max(SMALL, self.budget // 2)
         log.warning(
             "out of memory on %s, batches have %d tokens from now on: %s", self.encoder.device, self.budget, error
