@@ -167,10 +167,10 @@ class Engine:
             raise Misconfigured(
                 f"model {self.card.version} on {self.device} does not give its stored answers: {'; '.join(wrong)}"
             )
-        _lengthen(self.runtime, texts)
+        _warm_lanes(self.runtime, texts)
 
 
-def _lengthen(runtime: Runtime, texts: Sequence[str]) -> None:
+def _warm_lanes(runtime: Runtime, texts: Sequence[str]) -> None:
     """Put token sequences of `LENGTHS`, made of those of `texts`, through the lanes, as many at once as there are.
 
     Raises:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import msgspec
 
 from services.score.engine import Engine
-from services.stream.errors import Transient
+from services.stream.errors import TickerloopError, Transient
 from services.stream.loop import Backoff
 from services.trainer.promotion import Answer
 
@@ -65,6 +65,7 @@ class Preparer:
                     log.warning("preparing model %s: %s; trying again", job.answer.model, error)
                     backoff.wait()
                 except Exception as error:  # whatever a broken model raises is a reason to refuse it
-                    log.exception("model %s can't be served", job.answer.model)
+                    known = isinstance(error, TickerloopError)
+                    log.error("model %s can't be served: %s", job.answer.model, error, exc_info=not known)
                     reason = str(error) or type(error).__name__
                     job.answer = msgspec.structs.replace(job.answer, answer="refused", reason=reason)
