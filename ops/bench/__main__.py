@@ -12,7 +12,7 @@ from ops.bench import end_to_end, engine, live, plumbing
 from ops.bench.common import ROOT, Corpus, buses, console, machine, write
 
 DEMO = ROOT / "services" / "demo" / "stream.jsonl"
-NAMES = ("engine", "end_to_end", "plumbing", "live")
+NAMES = ("engine", "end_to_end", "workers", "plumbing", "live", "steady")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -36,8 +36,10 @@ def main(
     \b
       engine       the engine against the transformers pipeline and plain ONNX Runtime, and by length of text
       end_to_end   a file to rows in Postgres, against the bare engine on the same texts
+      workers      two score workers with their own partitions, against one
       plumbing     the same with scoring replaced by a constant
       live         accepted → seen on the live stream at a steady rate, with a swap in the middle
+      steady       the same without a swap, ten times as long: latency by the minute, and memory
 
     Each writes var/bench/NAME.json. A quiet machine gives figures worth quoting.
     """
@@ -51,8 +53,12 @@ def main(
         for bus in () if name == "engine" else (only,) if only else buses():
             if name == "end_to_end":
                 figures[bus] = end_to_end.run(corpus, runs, bus)
+            elif name == "workers":
+                figures[bus] = end_to_end.workers(corpus, runs, bus)
             elif name == "plumbing":
                 figures[bus] = plumbing.run(corpus, runs, bus)
+            elif name == "steady":
+                figures[bus] = live.steady(corpus.texts, bus, rate, 10 * seconds)
             else:
                 figures[bus] = live.run(corpus.texts, runs, bus, rate, seconds)
         path = write(name, figures, where)

@@ -18,8 +18,19 @@ def run(corpus: Corpus, runs: int, bus: str) -> dict[str, Any]:
     return medians([_once(corpus, bus) for _ in range(runs)])
 
 
-def _once(corpus: Corpus, bus: str) -> dict[str, Any]:
-    with loop(bus) as up:
+def workers(corpus: Corpus, runs: int, bus: str) -> dict[str, Any]:
+    """Two score workers of one lane each, with their own partitions, against one of two; they take turns."""
+    one, two = [], []
+    for _ in range(runs):
+        one.append(_once(corpus, bus, 1, threads=2))
+        two.append(_once(corpus, bus, 2, threads=1))
+    found = {"one": medians(one), "two": medians(two)}
+    ratio = found["two"]["texts_per_s"] / found["one"]["texts_per_s"]
+    return {name: figures["texts_per_s"] for name, figures in found.items()} | {"ratio": round(ratio, 3)}
+
+
+def _once(corpus: Corpus, bus: str, scorers: int = 1, **changes: Any) -> dict[str, Any]:
+    with loop(bus, {"score": scorers}, **changes) as up:
         with gateway(up.settings) as client:
             client.post("/v1/score", json={"texts": ["warm"] * 64}).raise_for_status()
         before = cpu_seconds(up)

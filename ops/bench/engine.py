@@ -6,10 +6,13 @@ Every arm gets texts and gives labels, tokenising included. The rivals run the b
 
 from __future__ import annotations
 
+import queue
 import random
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -34,6 +37,9 @@ RIVAL_BUDGET: Final = 1_024
 LENGTHS: Final = (8, 32, 128, 512)
 """Tokens; the engine reads the first 256 of a text."""
 BY_LENGTH_TOKENS: Final = 32_768
+WAITS_MS: Final = (0, 5, 20, 50)
+LOAD: Final = 0.7
+WAIT_TEXTS: Final = 8_192
 
 Arm = Callable[[Sequence[str]], object]
 
@@ -54,6 +60,7 @@ def run(texts: Sequence[str], runs: int) -> dict[str, Any]:
         "times_the_pipeline": {name: round(rate / rates["pipeline"], 2) for name, rate in rates.items()},
         "times_the_plain_loop": round(rates["engine"] / rates["onnx int8, token budget"], 2),
         "by_length": by_length(engine, chosen, runs),
+        "by_wait": by_wait(engine, chosen, LOAD * rates["engine"]),
     }
     console.print(f"  {figures}")
     return figures
@@ -160,3 +167,51 @@ def _of_length(engine: Engine, words: Sequence[str], tokens: int) -> str:
     while len(text) > 1 and len(engine.runtime.tokenizer([text])[0].ids) > tokens:  # type: ignore[union-attr]
         text = text.rpartition(" ")[0] or text[:-1]
     return text
+
+
+def by_wait(engine: Engine, texts: Sequence[str], rate: float) -> dict[str, Any]:
+    """Texts that come one by one at `rate` a second, whatever the answers do: latency, by how long a batch is gathered
+    before it is handed in. 0 is the engine as it is, which gathers only while it is busy.
+    """
+    found = {}
+    for wait in WAITS_MS:
+        seconds, waits = _stream(engine, [texts[i % len(texts)] for i in range(WAIT_TEXTS)], rate, wait / 1000)
+        p50, p99 = (round(float(np.percentile(waits, share)) * 1000, 1) for share in (50, 99))
+        found[f"{wait} ms"] = {"texts_per_s": round(len(waits) / seconds, 1), "p50_ms": p50, "p99_ms": p99}
+        console.print(f"  gathered for {wait} ms: {found[f'{wait} ms']}")
+    return found
+
+
+def _stream(engine: Engine, texts: Sequence[str], rate: float, wait: float) -> tuple[float, list[float]]:
+    """Seconds for all, and each text's from when it was due to its answer."""
+    coming: queue.SimpleQueue[tuple[float, str] | None] = queue.SimpleQueue()
+    waits: list[float] = []
+
+    def answer(batch: Sequence[tuple[float, str]]) -> None:
+        engine.score([text for _, text in batch])
+        now = time.perf_counter()
+        waits.extend(now - due for due, _ in batch)
+
+    def gather() -> None:
+        with ThreadPoolExecutor(64) as callers:
+            while first := coming.get():
+                time.sleep(wait)
+                batch = [first]
+                while not coming.empty():
+                    if (item := coming.get()) is None:
+                        coming.put(None)
+                        break
+                    batch.append(item)
+                callers.submit(answer, batch)
+
+    gathering = threading.Thread(target=gather)
+    gathering.start()
+    began = time.perf_counter()
+    for number, text in enumerate(texts):
+        due = began + number / rate
+        if (ahead := due - time.perf_counter()) > 0:
+            time.sleep(ahead)
+        coming.put((due, text))
+    coming.put(None)
+    gathering.join()
+    return time.perf_counter() - began, waits

@@ -17,12 +17,14 @@ from typing import Any, NamedTuple
 import aiohttp
 import msgspec
 import numpy as np
+import psutil
 
 from ops.bench.common import console, cpu_seconds, loop, medians
 from services.score import artifact
 from services.score.engine import open_engine
 from services.settings import Settings
 from services.stream.bus import Outgoing
+from services.supervisor.up import Up
 from services.trainer import registry
 from services.trainer.promotion import Promoter
 
@@ -49,6 +51,41 @@ class _View(msgspec.Struct):
 def run(texts: Sequence[str], runs: int, bus: str, rate: float, seconds: float) -> dict[str, Any]:
     """Latencies in milliseconds, and what became of the texts around the swap."""
     return medians([_once(texts, bus, rate, seconds) for _ in range(runs)])
+
+
+def steady(texts: Sequence[str], bus: str, rate: float, seconds: float) -> dict[str, Any]:
+    """The same without a swap, for longer: latency by the minute, and each process's memory at both ends."""
+    with loop(bus) as up:
+        memory = [_memory(up)]
+        accepted, _, seen, _ = asyncio.run(_drive(up.settings, texts, rate, seconds, None))
+        memory.append(_memory(up))
+    first = {one.text_id: one.at for one in reversed(seen)}
+    start = min(accepted.values())
+    minutes: dict[int, list[float]] = defaultdict(list)
+    for text_id, at in accepted.items():
+        if text_id in first:
+            minutes[int(at - start) // 60].append(1000 * max(0.0, first[text_id] - at))
+    figures = {
+        "texts": len(accepted),
+        "lost": len(accepted) - len(first),
+        "p99_ms_by_minute": [_percentile(np.array(minutes[number]), 99) for number in sorted(minutes)],
+        "p50_ms_by_minute": [_percentile(np.array(minutes[number]), 50) for number in sorted(minutes)],
+        "memory_mb_first": memory[0],
+        "memory_mb_last": memory[1],
+    }
+    console.print(f"  {bus}: {figures}")
+    return figures
+
+
+def _memory(up: Up) -> dict[str, int]:
+    """Resident megabytes by service and server, children included; of PostgreSQL's shared pages each has its own
+    share."""
+    found = {}
+    for name, pid in up.pids().items():
+        root = psutil.Process(pid)
+        shares = [one.memory_full_info().pss for one in (root, *root.children(recursive=True))]
+        found[name.removesuffix(".0")] = sum(shares) // 1_000_000
+    return found
 
 
 def _once(texts: Sequence[str], bus: str, rate: float, seconds: float) -> dict[str, Any]:
@@ -139,12 +176,13 @@ def _second_model(settings: Settings) -> str:
 
 
 async def _drive(
-    settings: Settings, texts: Sequence[str], rate: float, seconds: float, second: str
+    settings: Settings, texts: Sequence[str], rate: float, seconds: float, second: str | None
 ) -> tuple[dict[str, float], dict[str, float], list[Seen], float]:
     accepted: dict[str, float] = {}
     sent: dict[str, float] = {}
     seen: list[Seen] = []
     swapped: list[float] = []
+    promotion: asyncio.Task[None] | None = None
     address = f"http://{settings.host}:{settings.port}"
     # httpx takes 3 ms of CPU for a request, a good part of what two cores have at 200 a second.
     forever = aiohttp.ClientTimeout(total=None)
@@ -162,15 +200,15 @@ async def _drive(
             task = asyncio.create_task(_post(client, f"{text} {number}", due, accepted, sent))
             posts.add(task)
             task.add_done_callback(posts.discard)
-            if not swapped and number >= rate * seconds / 2:
+            if second and not swapped and number >= rate * seconds / 2:
                 swapped.append(time.perf_counter())
                 promotion = asyncio.create_task(asyncio.to_thread(_promote, settings, second))
-        await asyncio.gather(*posts, promotion)
+        await asyncio.gather(*posts, *([promotion] if promotion else []))
         deadline = time.perf_counter() + DRAIN_S
         while len({one.text_id for one in seen}) < len(accepted) and time.perf_counter() < deadline:
             await asyncio.sleep(0.05)
         listening.cancel()
-    return accepted, sent, [one for one in seen if one.text_id in accepted], swapped[0]
+    return accepted, sent, [one for one in seen if one.text_id in accepted], swapped[0] if swapped else 0.0
 
 
 async def _warm(client: aiohttp.ClientSession, seen: list[Seen]) -> None:

@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from services.gateway import intake
 from services.gateway.core import SafeRequest, charge, gateway_of
+from services.gateway.gone import unless_gone
 from services.gateway.problems import MEDIA_TYPE, SPECS, Problem, ProblemBody
 from services.gateway.scorers import Scores
 from services.stream import metrics
@@ -103,4 +104,4 @@ async def post_score(request: SafeRequest, data: JSONBody[ScoreRequest]) -> Scor
     gateway = gateway_of(request)
     if len(data.texts) > 1:
         await charge(request, len(data.texts) - 1)
-    return await gateway.scorers.score(data.texts)
+    return await unless_gone(request.receive, gateway.scorers.score(data.texts))

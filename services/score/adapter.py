@@ -1,4 +1,4 @@
-"""Low-rank changes to an encoder's weights, W + b·a (LoRA, Hu et al. 2021), kept apart from the pinned base.
+"""Changes to an encoder's weights, of low rank, kept apart from the pinned base.
 
 They are merged into the weights before anything is exported, and so cost nothing when texts are scored.
 """
@@ -15,23 +15,35 @@ from services.stream.errors import Rejected
 
 
 class LowRank(NamedTuple):
-    """One module's change; float16, r the rank."""
+    """One parameter's change, b·a of rank r, in float16; a vector's is a column of rank 1."""
 
     a: np.ndarray
     """[r, in]"""
     b: np.ndarray
-    """[out, r], with LoRA's scale in it."""
+    """[out, r]"""
 
-    @property
-    def change(self) -> np.ndarray:
-        """float32[out, in], added to the module's weight."""
-        answer: np.ndarray = self.b.astype(np.float32) @ self.a.astype(np.float32)
+    def added_to(self, weight: np.ndarray) -> np.ndarray:
+        """float32, of the shape of `weight`."""
+        change = self.b.astype(np.float32) @ self.a.astype(np.float32)
+        answer: np.ndarray = weight + change.reshape(weight.shape)
         return answer
 
 
 Adapter = Mapping[str, LowRank]
-"""By the module's name inside the encoder, as transformers names it: `encoder.layer.0.attention.self.query`. An empty
+"""By the parameter's name inside the encoder, as transformers names it: `encoder.layer.0.output.dense.weight`. An empty
 one leaves the base as it is."""
+
+
+def low_rank(change: np.ndarray, rank: int) -> LowRank:
+    """The change of rank ≤ `rank` that is nearest to float32[out, in] or float32[out] (Eckart & Young 1936).
+
+    The singular values are shared between both halves, so that neither leaves float16's range.
+    """
+    if change.ndim == 1:
+        return LowRank(np.ones((1, 1), np.float16), change[:, None].astype(np.float16))
+    u, values, v = np.linalg.svd(change, full_matrices=False)
+    half = np.sqrt(values[:rank])
+    return LowRank((half[:, None] * v[:rank]).astype(np.float16), (u[:, :rank] * half).astype(np.float16))
 
 
 def to_bytes(adapter: Adapter) -> bytes:
@@ -63,15 +75,15 @@ def from_bytes(content: bytes) -> Adapter:
 
 
 def merged(weights: Mapping[str, np.ndarray], adapter: Adapter) -> dict[str, np.ndarray]:
-    """`weights` by name, with the changes added to `<module>.weight`.
+    """`weights` by name, with the changes added.
 
     Raises:
-        Rejected: the encoder has no such module, or its weight has another shape.
+        Rejected: the encoder has no such parameter, or its shape is another.
     """
     found = dict(weights)
     for name, pair in adapter.items():
-        weight = found.get(f"{name}.weight")
-        if weight is None or weight.shape != (pair.b.shape[0], pair.a.shape[1]):
+        weight = found.get(name)
+        if weight is None or weight.shape not in ((pair.b.shape[0], pair.a.shape[1]), pair.b.shape[:1]):
             raise Rejected("tampered", f"the adapter's {name} doesn't fit the encoder")
-        found[f"{name}.weight"] = weight + pair.change
+        found[name] = pair.added_to(weight)
     return found

@@ -20,16 +20,16 @@ from services.score.artifact import Model, ModelCard
 from services.score.base import TOKENIZER, Encoding, check, exported, find, key_of
 from services.score.batching import BUDGET
 from services.score.lanes import Lanes, Pending, Priority
-from services.score.tokens import MAX_TOKENS, Tokenizer, Tokens
+from services.score.tokens import Tokenizer, Tokens
 from services.stream.errors import Misconfigured, Rejected
 from services.stream.events import LABELS, Label
 
 GPU_BUDGET: Final = 16_384
 """Tokens of a batch on a GPU, which is idle at a CPU's."""
-CHUNK: Final = 1_024
+GPU_LANES: Final = 2
+"""One batch is padded and copied while the other is computed."""
+CHUNK: Final = 2_048
 """Texts that are tokenised while the lanes work on those before. Texts of like length are only looked for within."""
-LENGTHS: Final = (8, 16, 32, 64, 128, MAX_TOKENS)
-"""Tokens of the texts that warm an engine, beside its stored examples: one of each length that a batch is made of."""
 SLOW_FUSION: Final = "SkipLayerNormFusion"
 """onnxruntime's: on a CPU its SkipLayerNormalization takes six times as long as the Add and LayerNormalization that it
 replaces."""
@@ -91,7 +91,9 @@ def open_runtime(encoding: Encoding, *, device: str = "auto", threads: int = 0, 
     if _on_gpu(device):
         from services.score.features import TorchEncoder  # imports torch
 
-        return Runtime(encoding, tokenizer, Lanes(TorchEncoder(folder, encoding.adapter, "cuda"), GPU_BUDGET, 1))
+        return Runtime(
+            encoding, tokenizer, Lanes(TorchEncoder(folder, encoding.adapter, "cuda"), GPU_BUDGET, GPU_LANES)
+        )
     return Runtime(encoding, tokenizer, Lanes(OnnxEncoder(exported(encoding, cache)), BUDGET, threads or _cores()))
 
 
@@ -152,8 +154,8 @@ class Engine:
         return self.model.head.probabilities(features, self.card.temperature)
 
     def warm(self) -> None:
-        """Score the stored examples and prove the model by them; then a text of each of `LENGTHS` for every lane, so
-        that the first batch meets warm caches, whatever its size.
+        """Score the stored examples and prove the model by them; then warm the lanes, so that the first batch meets
+        warm caches, whatever its size.
 
         Raises:
             Misconfigured: an example's label or probabilities aren't the stored ones, which the message shows; or the
@@ -167,22 +169,8 @@ class Engine:
             raise Misconfigured(
                 f"model {self.card.version} on {self.device} does not give its stored answers: {'; '.join(wrong)}"
             )
-        _warm_lanes(self.runtime, texts)
-
-
-def _warm_lanes(runtime: Runtime, texts: Sequence[str]) -> None:
-    """Put token sequences of `LENGTHS`, made of those of `texts`, through the lanes, as many at once as there are.
-
-    Raises:
-        Misconfigured: the encoder fails on one.
-    """
-    ids = [token for found in runtime.tokenizer(texts) if isinstance(found, Tokens) for token in found.ids]
-    lanes = runtime.lanes
-    for length in LENGTHS:
-        text = list(itertools.islice(itertools.cycle(ids), length))
-        for pending in [lanes.submit([text], Priority.STREAM) for _ in range(lanes.count)]:
-            for why in pending.result().failed.values():
-                raise Misconfigured(f"the encoder fails on a text of {length} tokens: {why}")
+        tokens = [found.ids for found in self.runtime.tokenizer(texts) if isinstance(found, Tokens)]
+        self.runtime.lanes.warm(list(itertools.chain(*tokens)))
 
 
 def open_engine(

@@ -1,9 +1,11 @@
 """Score now, over HTTP: the one call between services. The gateway forwards requests here, so that one engine in one
-process serves the stream and the people. Errors are RFC 9457 problems, which the gateway hands on as they are.
+process serves the stream and the people, the people first. Errors are RFC 9457 problems, which the gateway hands on as
+they are.
 """
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
@@ -11,13 +13,16 @@ from typing import Annotated, Final, Protocol
 
 import msgspec
 import uvicorn
-from litestar import Litestar, post
+from litestar import Litestar, Request, post
+from litestar.datastructures import State
 from litestar.params import JSONBody
 from msgspec import Meta
 
+from services.gateway.gone import unless_gone
 from services.gateway.problems import HANDLERS, FieldError, Problem, unavailable
 from services.runtime import address, listen
 from services.score.engine import Engine, Scored
+from services.score.lanes import Priority
 from services.stream.errors import Misconfigured, Rejected, Transient
 
 MAX_TEXTS: Final = 256
@@ -25,7 +30,7 @@ MAX_CHARS: Final = 20_000
 START_S: Final = 10.0
 
 
-class Request(msgspec.Struct, frozen=True):
+class Texts(msgspec.Struct, frozen=True):
     """Texts to score."""
 
     texts: Annotated[list[Annotated[str, Meta(max_length=MAX_CHARS)]], Meta(min_length=1, max_length=MAX_TEXTS)]
@@ -75,13 +80,13 @@ class ScoreServer:
     """An HTTP server in a thread of its own; `address` is where it listens."""
 
     def __init__(self, holder: Holder, host: str, port: int) -> None:
-        @post("/score", sync_to_thread=True, status_code=200)
-        def score(data: JSONBody[Request]) -> Response:
+        @post("/score", status_code=200)
+        async def score(data: JSONBody[Texts], request: Request[None, None, State]) -> Response:
             try:
                 current = holder.current
             except Transient as error:
                 raise unavailable(str(error)) from None
-            answers = current.engine.score(data.texts)
+            answers = await unless_gone(request.receive, _answers(current.engine, data.texts))
             return Response(current.version, current.epoch, [_score(*answer) for answer in enumerate(answers)])
 
         self._socket = listen(host, port)
@@ -103,6 +108,15 @@ class ScoreServer:
     def __exit__(self, *_: object) -> None:
         self._server.should_exit = True
         self._thread.join(timeout=START_S)
+
+
+async def _answers(engine: Engine, texts: list[str]) -> list[Scored | Rejected]:
+    scoring = await asyncio.to_thread(engine.begin, texts, Priority.INTERACTIVE)
+    try:
+        return await asyncio.to_thread(scoring.result)
+    except asyncio.CancelledError:
+        scoring.cancel()
+        raise
 
 
 def _score(index: int, answer: Scored | Rejected) -> Score:

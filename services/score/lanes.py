@@ -18,10 +18,13 @@ from typing import Final, NamedTuple, Protocol
 import numpy as np
 
 from services.score.batching import plan
-from services.stream.errors import Rejected
+from services.score.tokens import MAX_TOKENS
+from services.stream.errors import Misconfigured, Rejected
 
 SMALL: Final = 128
 """Tokens below which a batch is split neither for a free lane nor for want of memory."""
+LENGTHS: Final = (8, 16, 32, 64, 128, MAX_TOKENS)
+"""Tokens of the texts that warm an encoder: the lengths that batches are made of."""
 
 log = logging.getLogger(__name__)
 
@@ -85,18 +88,24 @@ class Pending:
 
 
 class _Job(NamedTuple):
+    lanes: Lanes
     ids: Sequence[Sequence[int]]
     width: int
     future: Future[Encoded]
 
+    @property
+    def size(self) -> int:
+        return len(self.ids) * self.width
+
 
 class _Queue:
-    """Batches that wait for a lane."""
+    """Batches that wait for a lane. Each holds its `Lanes`, which so live until the last is answered."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
         self._waiting: list[tuple[Priority, int, _Job]] = []
         self._numbers = itertools.count()
+        self._idle = 0
         self._closed = False
 
     def put(self, jobs: Sequence[_Job], priority: Priority) -> None:
@@ -106,23 +115,23 @@ class _Queue:
             self._waiting.sort()
             self.changed.notify(len(jobs))
 
-    def wait(self) -> bool:
-        """Until something waits; False once it is closed."""
+    def take(self) -> list[_Job] | None:
+        """The most urgent batch, filled up with what fits of those that wait too; None once it is closed."""
         with self.changed:
+            self._idle += 1
             while not self._waiting and not self._closed:
                 self.changed.wait()
-            return not self._closed
-
-    def take(self, budget: int) -> list[_Job]:
-        """The most urgent batch, filled up with what fits of those that wait too."""
-        with self.changed:
+            self._idle -= 1
+            if self._closed:
+                return None
+            room = self._waiting[0][-1].lanes.share(sum(job.size for *_, job in self._waiting), self._idle + 1)
             taken: list[_Job] = []
             left = []
             texts = width = 0
             for entry in self._waiting:
                 job = entry[-1]
                 size = (texts + len(job.ids)) * max(width, job.width)
-                if taken and size > budget:
+                if taken and size > room:
                     left.append(entry)
                 elif job.future.set_running_or_notify_cancel():
                     taken.append(job)
@@ -137,11 +146,11 @@ class _Queue:
             self.changed.notify_all()
 
 
-def _work(lanes: weakref.ref[Lanes], queue: _Queue) -> None:
-    while queue.wait():
-        if (found := lanes()) is not None:
-            found.step()
-        del found  # not held while waiting
+def _work(queue: _Queue) -> None:
+    while (jobs := queue.take()) is not None:
+        if jobs:
+            jobs[0].lanes.answer(jobs)
+        del jobs  # not held while waiting
 
 
 class Lanes:
@@ -151,28 +160,38 @@ class Lanes:
         self.encoder, self.budget, self.count = encoder, budget, count
         self._queue = _Queue()
         for number in range(count):
-            arguments = (weakref.ref(self), self._queue)
-            threading.Thread(target=_work, args=arguments, name=f"lane-{number}", daemon=True).start()
+            threading.Thread(target=_work, args=(self._queue,), name=f"lane-{number}", daemon=True).start()
         # An idle lane's thread knows the queue only: with the last engine over it, an encoder is freed.
         weakref.finalize(self, self._queue.close).atexit = False
 
     def submit(self, ids: Sequence[Sequence[int]], priority: Priority) -> Pending:
         """Hand in texts as token ids, none of them empty."""
         lengths = list(map(len, ids))
-        # What keeps every lane busy when this is all there is.
-        share = min(self.budget, max(SMALL, -(-sum(lengths) // self.count)))
         jobs = [
-            (batch, _Job([ids[index] for index in batch], lengths[batch[-1]], Future()))
-            for batch in plan(lengths, share)
+            (batch, _Job(self, [ids[index] for index in batch], lengths[batch[-1]], Future()))
+            for batch in plan(lengths, self.share(sum(lengths), self.count))
         ]
         self._queue.put([job for _, job in jobs], priority)
         return Pending(len(ids), [(batch, job.future) for batch, job in jobs])
 
-    def step(self) -> None:
-        """Answer one batch, where another lane hasn't taken all that waits."""
-        jobs = self._queue.take(self.budget)
-        if not jobs:
-            return
+    def warm(self, tokens: Sequence[int]) -> None:
+        """Put a text of each of `LENGTHS`, made of `tokens` over and over, through every lane.
+
+        Raises:
+            Misconfigured: the encoder fails on one.
+        """
+        for length in LENGTHS:
+            text = list(itertools.islice(itertools.cycle(tokens), length))
+            for pending in [self.submit([text], Priority.STREAM) for _ in range(self.count)]:
+                for why in pending.result().failed.values():
+                    raise Misconfigured(f"the encoder fails on a text of {length} tokens: {why}")
+
+    def share(self, tokens: int, lanes: int) -> int:
+        """A batch's size that leaves some for every one of `lanes`."""
+        return min(self.budget, max(SMALL, -(-tokens // lanes)))
+
+    def answer(self, jobs: Sequence[_Job]) -> None:
+        """Put a batch through the encoder; for the lanes' own threads."""
         found = self._encode([ids for job in jobs for ids in job.ids])
         at = 0
         for job in jobs:
@@ -187,7 +206,7 @@ class Lanes:
             return Encoded(self.encoder.run(*padded(ids)), {})
         except Exception as error:  # whatever the runtime raises: only halving can tell which text it was
             if isinstance(error, MemoryError):
-                self._less(error)
+                self._less(error, len(ids) * max(map(len, ids)))
             if len(ids) == 1:
                 why = Rejected("encoder", f"{type(error).__name__}: {error}")
                 return Encoded(np.zeros((1, 0), np.float32), {0: why})
@@ -199,9 +218,12 @@ class Lanes:
             features[rows, : part.features.shape[1]] = part.features
         return Encoded(features, one.failed | {half + index: why for index, why in other.failed.items()})
 
-    def _less(self, error: MemoryError) -> None:
+    def _less(self, error: MemoryError, tokens: int) -> None:
+        """Half of what was too much; batches that were planned before don't count again."""
         with self._queue.changed:
-            self.budget = max(SMALL, self.budget // 2)
+            if tokens // 2 >= self.budget or self.budget == SMALL:
+                return
+            self.budget = max(SMALL, tokens // 2)
         log.warning(
             "out of memory on %s, batches have %d tokens from now on: %s", self.encoder.device, self.budget, error
         )

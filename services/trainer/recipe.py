@@ -33,6 +33,8 @@ FILES: Final = ("tfns_train.csv", "tfns_valid.csv", "sentfin.csv")
 TFNS_LABELS: Final = {"0": "negative", "1": "positive", "2": "neutral"}
 SEEDS: Final = (20_250_101, 20_250_102)
 """One run each; what is shipped is their average."""
+RANK: Final = 64
+"""Of the adapter."""
 CALIBRATION: Final = 20
 """One text in so many is not learned from: it measures the temperature."""
 
@@ -78,7 +80,7 @@ def main(data: Path, say: Callable[[str], None] = print) -> Model:
     base = find(BUNDLED)
     runs = [train(base, sets, Plan(), seed, say) for seed in SEEDS]
     tuned = soup(runs)
-    runtime = open_runtime(Encoding(base, tuned.adapter), device="cpu")
+    runtime = open_runtime(Encoding(base, tuned.adapter(RANK)), device="cpu")
     figures = report(tuned.head, runtime, sets, say)
     temperature = calibrate(
         tuned.head.logits(embed(runtime, [e.text for e in sets.apart])), targets(sets.apart), weights(sets.apart)
@@ -109,7 +111,7 @@ def train(base: Base, sets: Split, plan: Plan, seed: int, say: Callable[[str], N
             say(f"step {at.step} of {at.steps}, loss {at.loss:.4f}, {at.seconds_left / 60:.1f} min left")
 
     def after_epoch(tuned: Tuned) -> None:
-        report(tuned.head, open_runtime(Encoding(base, tuned.adapter), device="cpu"), sets, say)
+        report(tuned.head, open_runtime(Encoding(base, tuned.adapter(RANK)), device="cpu"), sets, say)
 
     return tune(
         base, head, [e.text for e in learn], targets(learn), weights(learn),

@@ -1,22 +1,22 @@
-"""Tune an encoder and its head together, by low-rank changes to every linear layer (LoRA, Hu et al. 2021).
+"""Tune an encoder and its head together, and keep what changed as an adapter of low rank.
 
 The head comes fitted on the untouched encoder: from a fresh one, the first steps would distort what the base knows
-(Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features"). Importing this imports torch and peft.
+(Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features"). Every layer learns all its weights, and of each
+matrix's change the nearest one of low rank is kept; the embeddings stay as they are. Importing this imports torch.
 """
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
 import torch
-from peft import LoraConfig, get_peft_model
-from peft.tuners.lora import LoraLayer
 from torch.nn.functional import log_softmax
 
-from services.score.adapter import Adapter, LowRank
+from services.score.adapter import Adapter, low_rank
 from services.score.base import TOKENIZER, Base
 from services.score.features import Features
 from services.score.head import Head
@@ -28,13 +28,19 @@ POOL: Final = 50
 """Batches that are drawn together and sorted by length, so that little is padded."""
 
 
+_LAYER: Final = re.compile(r"\.layers?\.(\d+)\.")
+"""Where transformers' encoders, whatever their shape, number their layers."""
+
+
 class Plan(NamedTuple):
     """How long, how far and how fast. Rates rise over the first `warmup` of all steps and fall linearly to nought."""
 
     epochs: int = 4
     batch: int = 32
-    rank: int = 32
-    rate: float = 1.2e-3
+    rate: float = 1.5e-4
+    """Of the last layer."""
+    layer_decay: float = 0.9
+    """The rate of each layer, as a share of the one above it (Howard & Ruder 2018): what is general is below."""
     head_rate: float = 1e-3
     warmup: float = 0.06
     decay: float = 0.01
@@ -45,10 +51,14 @@ class Plan(NamedTuple):
 
 
 class Tuned(NamedTuple):
-    """What came of it."""
+    """What came of a run: by parameter, what it changed, float32; and the head."""
 
-    adapter: Adapter
+    changes: Mapping[str, np.ndarray]
     head: Head
+
+    def adapter(self, rank: int) -> Adapter:
+        """The changes in low rank."""
+        return {name: low_rank(change, rank) for name, change in self.changes.items()}
 
 
 class Progress(NamedTuple):
@@ -95,11 +105,14 @@ def tune(
     y = torch.from_numpy((1 - plan.smoothing) * targets + plan.smoothing / targets.shape[1]).float()
     w = torch.from_numpy((weights / weights.mean()).astype(np.float32))
     with seeded(seed):
-        module = _Tuning(base, head, plan.rank).to(device)
+        module = _Tuning(base, head).to(device)
         steps = plan.epochs * -(-len(ids) // plan.batch)
         optimizer = torch.optim.AdamW(
             [
-                {"params": module.low_rank(), "lr": plan.rate},
+                *(
+                    {"params": parameters, "lr": plan.rate * plan.layer_decay**depth}
+                    for depth, parameters in enumerate(module.layers())
+                ),
                 {"params": list(module.learned), "lr": plan.head_rate},
             ],
             weight_decay=plan.decay,
@@ -130,30 +143,26 @@ def tune(
         return module.tuned()
 
 
-def soup(tuned: Sequence[Tuned]) -> Tuned:
-    """The average of runs from one start (Wortsman et al. 2022, "Model soups"): a mean of changes of rank r is a change
-    of rank len(tuned) × r."""
-    names = tuned[0].adapter
-    n = len(tuned)
-    adapter = {
-        name: LowRank(
-            np.concatenate([one.adapter[name].a for one in tuned]),
-            np.concatenate([one.adapter[name].b / np.float16(n) for one in tuned], axis=1),
-        )
-        for name in names
-    }
-    parts = zip(*(one.head for one in tuned), strict=True)
-    return Tuned(adapter, Head(*(np.stack(part).mean(axis=0) for part in parts)))
+def soup(runs: Sequence[Tuned]) -> Tuned:
+    """The average of runs from one start (Wortsman et al. 2022, "Model soups")."""
+    changes = {name: np.stack([run.changes[name] for run in runs]).mean(axis=0) for name in runs[0].changes}
+    parts = zip(*(run.head for run in runs), strict=True)
+    return Tuned(changes, Head(*(np.stack(part).mean(axis=0) for part in parts)))
 
 
 class _Tuning(torch.nn.Module):
-    """Encoder with low-rank changes, and head."""
+    """Encoder and head."""
 
-    def __init__(self, base: Base, head: Head, rank: int) -> None:
+    def __init__(self, base: Base, head: Head) -> None:
         super().__init__()
         self.features = Features(base.folder, {}, "sdpa", torch.float32)
-        config = LoraConfig(r=rank, lora_alpha=rank, target_modules="all-linear")
-        self.features.encoder = get_peft_model(self.features.encoder, config)
+        self._layers: dict[int, list[tuple[str, torch.nn.Parameter]]] = {}
+        for name, parameter in self.features.encoder.named_parameters():
+            layer = _LAYER.search(name)
+            parameter.requires_grad = layer is not None
+            if layer:
+                self._layers.setdefault(int(layer[1]), []).append((name, parameter))
+        self._start = {name: _numpy(part) for layer in self._layers.values() for name, part in layer}
         self.register_buffer("mean", torch.from_numpy(head.mean))
         self.register_buffer("scale", torch.from_numpy(head.scale))
         self.learned = torch.nn.ParameterList([torch.from_numpy(array.copy()) for array in head[2:]])
@@ -163,21 +172,14 @@ class _Tuning(torch.nn.Module):
         features = self.features(ids, mask).float()
         return logits((features - self.mean) / self.scale, list(self.learned), dropout)
 
-    def low_rank(self) -> list[torch.nn.Parameter]:
-        return [part for part in self.features.parameters() if part.requires_grad]
+    def layers(self) -> list[list[torch.nn.Parameter]]:
+        """Last layer first."""
+        return [[part for _, part in self._layers[number]] for number in sorted(self._layers, reverse=True)]
 
     def tuned(self) -> Tuned:
-        """The changes that aren't nought (a pooler that isn't used learns nothing), and the head."""
-        adapter = {}
-        for name, layer in self.features.encoder.named_modules():
-            if isinstance(layer, LoraLayer):
-                a, b = (_numpy(half.get_parameter("default.weight")) for half in (layer.lora_A, layer.lora_B))
-                if b.any():
-                    scaled = b * layer.scaling["default"]
-                    adapter[name.removeprefix("base_model.model.")] = LowRank(
-                        a.astype(np.float16), scaled.astype(np.float16)
-                    )
-        return Tuned(adapter, Head(self._kept.mean, self._kept.scale, *map(_numpy, self.learned)))
+        parts = {name: part for layer in self._layers.values() for name, part in layer}
+        changes = {name: _numpy(part) - self._start[name] for name, part in parts.items()}
+        return Tuned(changes, Head(self._kept.mean, self._kept.scale, *map(_numpy, self.learned)))
 
 
 def _numpy(tensor: torch.Tensor) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from http.server import ThreadingHTTPServer
@@ -34,6 +35,18 @@ def test_scoring_now_is_forwarded_to_a_live_worker(gateway: Running, scorer: Thr
         assert answer.status_code == 200
         assert answer.json()["model"] == "base-1"
         assert len(answer.json()["scores"]) == 2
+
+
+def test_who_hangs_up_is_not_scored_for(gateway: Running) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as worker:
+        announce(gateway, worker.getsockname()[1])
+        with pytest.raises(httpx.ReadTimeout):
+            gateway.client.post("/v1/score", json={"texts": ["one"]}, timeout=1)
+        called, _ = worker.accept()
+        with called:
+            called.settimeout(10)
+            while called.recv(65_536):  # until the gateway hangs up, too
+                pass
 
 
 def test_without_a_live_worker_scoring_is_503(gateway: Running, scorer: ThreadingHTTPServer) -> None:

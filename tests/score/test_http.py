@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
 from typing import Any, NamedTuple
 
 import httpx
@@ -11,16 +13,36 @@ import pytest
 
 from services.score.engine import Scored
 from services.score.http import MAX_CHARS, MAX_TEXTS, ScoreServer
+from services.score.lanes import Priority
 from services.stream.errors import Rejected, Transient
 
 
 class Stub:
     """An engine that refuses the text `odd`."""
 
-    def score(self, texts: Sequence[str]) -> list[Scored | Rejected]:
+    def begin(self, texts: Sequence[str], priority: Priority) -> Scoring:
+        assert priority is Priority.INTERACTIVE
+        return Scoring(texts)
+
+
+class Scoring:
+    """A call to the stub; `slow` lasts until it is given up."""
+
+    given_up = threading.Event()
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._texts = texts
+
+    def cancel(self) -> None:
+        self.given_up.set()
+
+    def result(self) -> list[Scored | Rejected]:
+        if "slow" in self._texts:
+            assert self.given_up.wait(10)
+            raise CancelledError
         return [
             Rejected("tokenizer", "it has no tokens") if text == "odd" else Scored("neutral", (0.1, 0.8, 0.1), False)
-            for text in texts
+            for text in self._texts
         ]
 
 
@@ -65,6 +87,14 @@ def test_answers_in_order(client: httpx.Client) -> None:
     answer = client.post("/score", json={"texts": ["one", "two"]})
     score = {"label": "neutral", "probabilities": [0.1, 0.8, 0.1], "truncated": False}
     assert answer.json() == {"model": "m1", "epoch": 7, "scores": [score, score]}
+
+
+def test_who_hangs_up_is_not_computed_for(client: httpx.Client) -> None:
+    Scoring.given_up.clear()
+    with pytest.raises(httpx.ReadTimeout):
+        client.post("/score", json={"texts": ["slow"]}, timeout=0.5)
+    assert Scoring.given_up.wait(10)
+    assert client.post("/score", json={"texts": ["one"]}).status_code == 200
 
 
 def test_a_text_that_cannot_be_scored_is_named_with_its_reason(client: httpx.Client) -> None:
