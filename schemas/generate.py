@@ -21,6 +21,7 @@ KINDS: Final[dict[str, type[events.Event]]] = {
     topics.FEEDBACK: events.Feedback,
     topics.EXAMPLES: events.Example,
     topics.MODELS: events.ModelChange,
+    topics.PREPARATIONS: events.Preparation,
 }
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
@@ -23,6 +23,9 @@ from rich.table import Table
 
 from services.settings import PREFIX, Settings, from_environment, settings_of
 from services.stream.errors import Rejected, TickerloopError
+
+if TYPE_CHECKING:
+    from services.trainer.promotion import Promoter
 
 EXIT_FATAL: Final = 3
 
@@ -59,6 +62,16 @@ def database() -> Iterator[Cursor]:
 
     with closing(settings().connector("cli")()) as connection, transaction(connection), connection.cursor() as cursor:
         yield cursor
+
+
+@contextlib.contextmanager
+def promoter() -> Iterator[Promoter]:
+    """For one change of the champion."""
+    from services.trainer.promotion import Promoter
+
+    chosen = settings()
+    with closing(chosen.open_bus("models")) as bus:
+        yield Promoter(bus, chosen.connector("models"), chosen.prepare_s)
 
 
 def show(value: Any) -> None:
@@ -365,11 +378,9 @@ def models_show(version: str) -> None:
 @click.option("--actor", default=lambda: os.environ.get("USER", "operator"), help="who decides")
 @click.option("--expected-epoch", type=int, default=None, help="refuse if the champion changed since you looked")
 def models_promote(version: str, reason: str, actor: str, expected_epoch: int | None) -> None:
-    """Make VERSION the champion by hand."""
-    from services.trainer import registry
-
-    with closing(settings().open_bus("models")) as bus:
-        change = registry.promote(bus, version, actor=actor, reason=reason, evidence={}, expected_epoch=expected_epoch)
+    """Make VERSION the champion by hand, once every live scorer has loaded it and proved that it can serve it."""
+    with promoter() as ready:
+        change = ready.promote(version, actor=actor, reason=reason, evidence={}, expected_epoch=expected_epoch)
     click.echo(f"epoch {change.epoch}: {change.version} (was {change.previous})")
 
 
@@ -378,11 +389,9 @@ def models_promote(version: str, reason: str, actor: str, expected_epoch: int | 
 @click.option("--actor", default=lambda: os.environ.get("USER", "operator"), help="who decides")
 @click.option("--expected-epoch", type=int, default=None, help="refuse if the champion changed since you looked")
 def models_rollback(reason: str, actor: str, expected_epoch: int | None) -> None:
-    """Go back to the champion before."""
-    from services.trainer import registry
-
-    with closing(settings().open_bus("models")) as bus:
-        change = registry.rollback(bus, actor=actor, reason=reason, expected_epoch=expected_epoch)
+    """Go back to the champion before; prepared as a promotion is."""
+    with promoter() as ready:
+        change = ready.rollback(actor=actor, reason=reason, expected_epoch=expected_epoch)
     click.echo(f"epoch {change.epoch}: {change.version} (was {change.previous})")
 
 

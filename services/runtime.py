@@ -27,6 +27,8 @@ from services.stream.trips import Trips
 from services.supervisor.process import die_with_parent
 
 BEAT_S: Final = 1.0
+NEWS_S: Final = 0.1
+"""How often it is looked whether there is something new to show before the next beat is due."""
 EXIT_FATAL: Final = 3
 
 log = logging.getLogger(__name__)
@@ -100,7 +102,8 @@ class Context:
         )
 
     def beat(self) -> None:
-        """Write this process's row once a second until stopped; a lost database is waited for."""
+        """Write this process's row once a second and where it has changed, until stopped; a lost database is waited
+        for."""
         backoff = Backoff(self.stop)
         started = now_ms()
         while not self.stop.is_set():
@@ -108,6 +111,7 @@ class Context:
                 connection = self.connect()
                 try:
                     while not self.stop.is_set():
+                        shown = self.state, self.detail
                         with transaction(connection), connection.cursor() as cursor:
                             cursor.execute(
                                 "INSERT INTO service (name, slot, pid, address, state, detail, started, beat)"
@@ -120,14 +124,17 @@ class Context:
                                     "slot": self.slot,
                                     "pid": os.getpid(),
                                     "address": self.address,
-                                    "state": self.state,
-                                    "detail": json.dumps(self.detail),
+                                    "state": shown[0],
+                                    "detail": json.dumps(shown[1]),
                                     "started": started,
                                     "beat": now_ms(),
                                 },
                             )
                         backoff.reset()
-                        self.stop.wait(BEAT_S)
+                        due = time.monotonic() + BEAT_S
+                        while (self.state, self.detail) == shown and time.monotonic() < due:
+                            if self.stop.wait(NEWS_S):
+                                break
                 finally:
                     with suppress_lost():
                         connection.close()

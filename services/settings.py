@@ -54,6 +54,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """auto, cpu or cuda."""
     threads: int = 0
     """Threads of the model on the CPU; 0 takes all cores."""
+    prepare_s: int = 60
+    """Longest wait for the scorers to prepare a model before it is promoted."""
     retrain_after: int = 200
     """New training examples that trigger a retraining."""
     host: str = "127.0.0.1"

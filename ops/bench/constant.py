@@ -12,7 +12,8 @@ from contextlib import closing
 from services import runtime
 from services.runtime import Context, now_ms
 from services.score.engine import Scored
-from services.score.worker import GROUP, events
+from services.score.outcome import events
+from services.score.worker import GROUP
 from services.settings import from_environment
 from services.stream import topics
 from services.stream.bus import Record

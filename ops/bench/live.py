@@ -26,6 +26,7 @@ from services.settings import Settings
 from services.stream.bus import Outgoing
 from services.supervisor.up import Up
 from services.trainer import registry
+from services.trainer.promotion import Promoter
 
 LATE_S = 1.0
 """A prediction that comes later than this after its text was accepted counts as late."""
@@ -240,5 +241,6 @@ async def _listen(client: aiohttp.ClientSession, seen: list[Seen]) -> None:
 
 def _promote(settings: Settings, version: str) -> None:
     bus = settings.open_bus("bench")
-    registry.promote(bus, version, actor="bench", reason="a swap under load", evidence={})
+    promoter = Promoter(bus, settings.connector("bench"), settings.prepare_s)
+    promoter.promote(version, actor="bench", reason="a swap under load", evidence={})
     bus.close()

@@ -43,6 +43,8 @@ class Gateway:
         self.scorers = Scorers(self.pool)
         self.status = Recent(self._collected)
         self.catching_up = asyncio.Semaphore(HISTORIES)
+        self.changing = asyncio.Lock()
+        """One change of the champion at a time: each holds a thread while the scorers prepare."""
         self.cache: redis.asyncio.Redis | None = None
         if self.settings.redis:
             self.cache = redis.asyncio.Redis.from_url(

@@ -15,15 +15,16 @@ from msgspec import Meta
 
 from services.gateway.core import Gateway, SafeRequest, gateway_of
 from services.gateway.problems import MEDIA_TYPE, SPECS, Problem, ProblemBody, no_nul
-from services.stream.bus import Bus
 from services.stream.errors import Rejected
 from services.stream.events import ModelChange, Name, ShortText
 from services.trainer import registry
+from services.trainer.promotion import Promoter, Unprepared
 from services.trainer.registry import LedgerRow, Version
 
 _Version = Annotated[str, PathParameter(max_length=200)]
 _Epoch = Annotated[int, Meta(ge=0, le=2**53)]
-_CHANGES = {**SPECS, 409: ResponseSpec(ProblemBody, description="The champion has moved", media_type=MEDIA_TYPE)}
+_REFUSED = "The champion has moved (conflict), or a live scorer can't serve the model (unprepared)"
+_CHANGES = {**SPECS, 409: ResponseSpec(ProblemBody, description=_REFUSED, media_type=MEDIA_TYPE)}
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,12 +64,11 @@ async def get_ledger(request: SafeRequest) -> list[LedgerRow]:
 
 @post("/v1/models/{version:str}/promote", status_code=200, responses=_CHANGES, tags=["models"])
 async def promote(request: SafeRequest, version: _Version, data: JSONBody[Promotion]) -> ModelChange:
-    """Make a model the champion; the scorers swap to it between two batches."""
+    """Make a model the champion, once every live scorer is ready for it; they swap to it between two batches."""
     no_nul(version=version, actor=data.actor, reason=data.reason)
     return await _change(
         gateway_of(request),
-        lambda bus: registry.promote(
-            bus,
+        lambda promoter: promoter.promote(
             version,
             actor=data.actor,
             reason=data.reason,
@@ -84,19 +84,22 @@ async def rollback(request: SafeRequest, data: JSONBody[Decision]) -> ModelChang
     no_nul(actor=data.actor, reason=data.reason)
     return await _change(
         gateway_of(request),
-        lambda bus: registry.rollback(bus, actor=data.actor, reason=data.reason, expected_epoch=data.expected_epoch),
+        lambda promoter: promoter.rollback(actor=data.actor, reason=data.reason, expected_epoch=data.expected_epoch),
     )
 
 
-async def _change(gateway: Gateway, change: Callable[[Bus], ModelChange]) -> ModelChange:
+async def _change(gateway: Gateway, change: Callable[[Promoter], ModelChange]) -> ModelChange:
     def run() -> ModelChange:
-        with closing(gateway.open_bus()) as bus:
-            return change(bus)
+        # Not the process's own bus: what publishes under that name is the acceptor.
+        with closing(gateway.settings.open_bus("gateway.models")) as bus:
+            context = gateway.context
+            return change(Promoter(bus, context.connect, gateway.settings.prepare_s, context.stop))
 
     try:
-        return await asyncio.to_thread(run)
-    except registry.Conflict as conflict:
-        raise Problem(409, "conflict", conflict.detail) from None
+        async with gateway.changing:
+            return await asyncio.to_thread(run)
+    except (registry.Conflict, Unprepared) as refused:
+        raise Problem(409, refused.reason, refused.detail) from None
     except Rejected as rejected:
         if rejected.reason == "unknown":
             raise Problem(404, "not-found", rejected.detail) from None

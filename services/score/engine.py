@@ -154,17 +154,23 @@ class Engine:
         return self.model.head.probabilities(features, self.card.temperature)
 
     def warm(self) -> None:
-        """Score the stored examples, so that the first text meets warm caches, and prove the model by them.
+        """Score the stored examples and prove the model by them; then warm the lanes, so that the first batch meets
+        warm caches, whatever its size.
 
         Raises:
-            Misconfigured: an example's label or probabilities aren't the stored ones; the message shows them.
+            Misconfigured: an example's label or probabilities aren't the stored ones, which the message shows; or the
+                encoder fails on a text of some length.
+            Rejected: an example can't be tokenised or encoded.
         """
-        answers = self.probabilities(self.embed([example.text for example in self.card.examples]))
+        texts = [example.text for example in self.card.examples]
+        answers = self.probabilities(self.embed(texts))
         wrong = artifact.differences(self.card, answers)
         if wrong:
             raise Misconfigured(
                 f"model {self.card.version} on {self.device} does not give its stored answers: {'; '.join(wrong)}"
             )
+        tokens = [found.ids for found in self.runtime.tokenizer(texts) if isinstance(found, Tokens)]
+        self.runtime.lanes.warm(list(itertools.chain(*tokens)))
 
 
 def open_engine(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future
 from enum import IntEnum
@@ -17,10 +18,13 @@ from typing import Final, NamedTuple, Protocol
 import numpy as np
 
 from services.score.batching import plan
-from services.stream.errors import Rejected
+from services.score.tokens import MAX_TOKENS
+from services.stream.errors import Misconfigured, Rejected
 
 SMALL: Final = 128
 """Tokens below which a batch is split neither for a free lane nor for want of memory."""
+LENGTHS: Final = (8, 16, 32, 64, 128, MAX_TOKENS)
+"""Tokens of the texts that warm an encoder: the lengths that batches are made of."""
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +88,7 @@ class Pending:
 
 
 class _Job(NamedTuple):
+    lanes: Lanes
     ids: Sequence[Sequence[int]]
     width: int
     future: Future[Encoded]
@@ -93,49 +98,33 @@ class _Job(NamedTuple):
         return len(self.ids) * self.width
 
 
-class Lanes:
-    """One encoder's batches. `budget` is the most tokens of a batch, padding included; `count` of them run at once."""
+class _Queue:
+    """Batches that wait for a lane. Each holds its `Lanes`, which so live until the last is answered."""
 
-    def __init__(self, encoder: Encoder, budget: int, count: int) -> None:
-        self.encoder, self.budget, self.count = encoder, budget, count
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
         self._waiting: list[tuple[Priority, int, _Job]] = []
         self._numbers = itertools.count()
-        self._changed = threading.Condition()
         self._idle = 0
-        for number in range(count):
-            threading.Thread(target=self._work, name=f"lane-{number}", daemon=True).start()
+        self._closed = False
 
-    def submit(self, ids: Sequence[Sequence[int]], priority: Priority) -> Pending:
-        """Hand in texts as token ids, none of them empty."""
-        lengths = list(map(len, ids))
-        jobs = [
-            (batch, _Job([ids[index] for index in batch], lengths[batch[-1]], Future()))
-            for batch in plan(lengths, self._share(sum(lengths), self.count))
-        ]
-        with self._changed:
-            self._waiting += [(priority, next(self._numbers), job) for _, job in jobs]
+    def put(self, jobs: Sequence[_Job], priority: Priority) -> None:
+        """Queue batches."""
+        with self.changed:
+            self._waiting += [(priority, next(self._numbers), job) for job in jobs]
             self._waiting.sort()
-            self._changed.notify(len(jobs))
-        return Pending(len(ids), [(batch, job.future) for batch, job in jobs])
+            self.changed.notify(len(jobs))
 
-    def _share(self, tokens: int, lanes: int) -> int:
-        """A batch's size that leaves some for every one of `lanes`."""
-        return min(self.budget, max(SMALL, -(-tokens // lanes)))
-
-    def _work(self) -> None:
-        while True:
-            jobs = self._take()
-            if jobs:
-                self._answer(jobs)
-
-    def _take(self) -> list[_Job]:
-        """The most urgent batch, filled up with what fits of those that wait too."""
-        with self._changed:
+    def take(self) -> list[_Job] | None:
+        """The most urgent batch, filled up with what fits of those that wait too; None once it is closed."""
+        with self.changed:
             self._idle += 1
-            while not self._waiting:
-                self._changed.wait()
+            while not self._waiting and not self._closed:
+                self.changed.wait()
             self._idle -= 1
-            room = self._share(sum(job.size for *_, job in self._waiting), self._idle + 1)
+            if self._closed:
+                return None
+            room = self._waiting[0][-1].lanes.share(sum(job.size for *_, job in self._waiting), self._idle + 1)
             taken: list[_Job] = []
             left = []
             texts = width = 0
@@ -150,7 +139,59 @@ class Lanes:
             self._waiting = left
             return taken
 
-    def _answer(self, jobs: Sequence[_Job]) -> None:
+    def close(self) -> None:
+        """End the lanes."""
+        with self.changed:
+            self._closed = True
+            self.changed.notify_all()
+
+
+def _work(queue: _Queue) -> None:
+    while (jobs := queue.take()) is not None:
+        if jobs:
+            jobs[0].lanes.answer(jobs)
+        del jobs  # not held while waiting
+
+
+class Lanes:
+    """One encoder's batches. `budget` is the most tokens of a batch, padding included; `count` of them run at once."""
+
+    def __init__(self, encoder: Encoder, budget: int, count: int) -> None:
+        self.encoder, self.budget, self.count = encoder, budget, count
+        self._queue = _Queue()
+        for number in range(count):
+            threading.Thread(target=_work, args=(self._queue,), name=f"lane-{number}", daemon=True).start()
+        # An idle lane's thread knows the queue only: with the last engine over it, an encoder is freed.
+        weakref.finalize(self, self._queue.close).atexit = False
+
+    def submit(self, ids: Sequence[Sequence[int]], priority: Priority) -> Pending:
+        """Hand in texts as token ids, none of them empty."""
+        lengths = list(map(len, ids))
+        jobs = [
+            (batch, _Job(self, [ids[index] for index in batch], lengths[batch[-1]], Future()))
+            for batch in plan(lengths, self.share(sum(lengths), self.count))
+        ]
+        self._queue.put([job for _, job in jobs], priority)
+        return Pending(len(ids), [(batch, job.future) for batch, job in jobs])
+
+    def warm(self, tokens: Sequence[int]) -> None:
+        """Put a text of each of `LENGTHS`, made of `tokens` over and over, through every lane.
+
+        Raises:
+            Misconfigured: the encoder fails on one.
+        """
+        for length in LENGTHS:
+            text = list(itertools.islice(itertools.cycle(tokens), length))
+            for pending in [self.submit([text], Priority.STREAM) for _ in range(self.count)]:
+                for why in pending.result().failed.values():
+                    raise Misconfigured(f"the encoder fails on a text of {length} tokens: {why}")
+
+    def share(self, tokens: int, lanes: int) -> int:
+        """A batch's size that leaves some for every one of `lanes`."""
+        return min(self.budget, max(SMALL, -(-tokens // lanes)))
+
+    def answer(self, jobs: Sequence[_Job]) -> None:
+        """Put a batch through the encoder; for the lanes' own threads."""
         found = self._encode([ids for job in jobs for ids in job.ids])
         at = 0
         for job in jobs:
@@ -179,7 +220,7 @@ class Lanes:
 
     def _less(self, error: MemoryError, tokens: int) -> None:
         """Half of what was too much; batches that were planned before don't count again."""
-        with self._changed:
+        with self._queue.changed:
             if tokens // 2 >= self.budget or self.budget == SMALL:
                 return
             self.budget = max(SMALL, tokens // 2)

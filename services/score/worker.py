@@ -1,36 +1,33 @@
 """The score worker: texts.clean → predictions and mentions, with the model that `models` names.
 
-A batch is scored by one model from end to end; swaps happen between two batches. The worker reads the whole of `models`
-before it takes work, and a partition whose last commit was made at a later epoch than this worker knows waits until the
-worker has caught up: epochs never run backwards on a partition.
+A batch is scored by one model from end to end; swaps happen between two batches. A model is prepared before it is
+promoted, in a thread beside the stream (`prepare`), so that the swap takes no time. The worker reads the whole of
+`models` before it takes work, and a partition whose last commit was made at a later epoch than this worker knows waits
+until the worker has caught up: epochs never run backwards on a partition.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from contextlib import closing
-from typing import Final, NamedTuple
+from contextlib import closing, suppress
+from typing import Any, Final, NamedTuple
+
+import msgspec
 
 from services.runtime import Context, now_ms
-from services.score.engine import Engine, Scored, open_engine
+from services.score.engine import Engine, open_engine
 from services.score.http import ScoreServer
+from services.score.outcome import events
+from services.score.prepare import Preparer
 from services.stream import metrics, topics
-from services.stream.bus import Batch, Consumer, Marks, Outgoing, Reader, Record, TopicPartition, read_to_end
+from services.stream.bus import Batch, Consumer, Marks, Reader, Record, TopicPartition, read_to_end
 from services.stream.database import transaction
 from services.stream.errors import Fatal, Misconfigured, Rejected, Transient
-from services.stream.events import (
-    CleanText,
-    Mention,
-    ModelChange,
-    Origin,
-    Prediction,
-    decode,
-    encode,
-    prediction_id,
-)
+from services.stream.events import CleanText, ModelChange, Preparation, decode
 from services.stream.loop import Answer, Hooks
 from services.trainer import registry
+from services.trainer.promotion import DETAIL
 
 GROUP: Final = "score"
 MAX_RECORDS: Final = 256
@@ -47,6 +44,14 @@ class Current(NamedTuple):
     epoch: int
 
 
+class _Refused(NamedTuple):
+    """The newest champion that can't be served here, until a newer one can."""
+
+    epoch: int
+    model: str
+    reason: str
+
+
 def serve(context: Context) -> None:
     """Run a score worker until stopped: the stream and, beside it, requests over HTTP."""
     worker = Worker(context)
@@ -59,7 +64,7 @@ def serve(context: Context) -> None:
 
 
 class Worker:
-    """Holds the model in service and follows `models`."""
+    """Holds the model in service and follows `models` and `preparations`."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -68,6 +73,8 @@ class Worker:
         self._wanted: ModelChange | None = None
         self._current: Current | None = None
         self._used: Current | None = None
+        self._refused: _Refused | None = None
+        self._preparer = Preparer(self._load, context.stop)
         self._consumer: Consumer | None = None
 
     def start(self) -> None:
@@ -79,16 +86,20 @@ class Worker:
             Fatal: none of the champions so far can be served.
         """
         ends = self._bus.ends(topics.MODELS)
-        self._reader = self._bus.reader([topics.MODELS])
-        changes = registry.changes(read_to_end(self._reader, ends))
+        waiting_since = now_ms() - 1000 * self._context.settings.prepare_s
+        asked = self._bus.offsets_at(topics.PREPARATIONS, waiting_since)
+        self._reader = self._bus.reader([topics.MODELS, topics.PREPARATIONS], asked)
+        records = list(read_to_end(self._reader, ends))
+        changes = _changes(records)
         if not changes:
             raise Transient("no model has been promoted yet; `tickerloop migrate` registers the bundled one")
         for change in sorted(changes, key=lambda change: change.epoch, reverse=True):
             self._wanted = change
             self._swap()
             if self._current is not None:
+                self._prepare(records)
                 return
-        raise Fatal(f"none of the champions so far can be served; the last: {self._context.detail['refused']}")
+        raise Fatal(f"none of the champions so far can be served; the last: {self._refused}")
 
     @property
     def current(self) -> Current:
@@ -108,45 +119,61 @@ class Worker:
         self._read(0.0)
         ahead = max((_epoch(mark) for mark in consumer.owned().values()), default=0)
         if ahead > self.current.epoch:
-            if ahead <= self._refused_epoch:
-                raise Fatal(f"a partition is at epoch {ahead}, whose model is refused here: {self._context.detail}")
+            if self._refused is not None and ahead <= self._refused.epoch:
+                raise Fatal(f"a partition is at epoch {ahead}, whose model is refused here: {self._refused}")
             self._read(0.5)
-
-    @property
-    def _refused_epoch(self) -> int:
-        return int(self._context.detail.get("refused", {}).get("epoch", 0))
 
     def _read(self, timeout: float) -> None:
         if self._reader is None:
             return
-        for change in registry.changes(self._reader.poll(timeout)):
+        records = self._reader.poll(timeout)
+        for change in _changes(records):
             if change.epoch > max(self.current.epoch, self._wanted.epoch if self._wanted else 0):
                 self._wanted = change
+        self._prepare(records)
         self._swap()
+        self._show()
+
+    def _prepare(self, records: Sequence[Record]) -> None:
+        for record in records:
+            if record.topic == topics.PREPARATIONS:
+                with suppress(Rejected):
+                    self._preparer.ask(decode(Preparation, record.value).version, record.offset)
 
     def _swap(self) -> None:
-        """Put the wanted model in service, or refuse it. What is neither, for a lost server, stays wanted."""
+        """Put the wanted model in service, or refuse it. What is neither, since it is being prepared still or a server
+        is lost, stays wanted."""
         change = self._wanted
-        if change is None:
+        if change is None or self._preparer.loads(change.version):
             return
         try:
-            engine = self._load(change.version)
+            engine = self._preparer.take(change.version) or self._load(change.version)
         except (Rejected, Misconfigured) as error:
             metrics.SWAPS.labels("refused").inc()
             log.error("model %s of epoch %d is refused: %s", change.version, change.epoch, error)
-            if change.epoch > self._refused_epoch:
-                refused = {"epoch": change.epoch, "model": change.version, "reason": str(error)}
-                self._context.detail = {**self._context.detail, "refused": refused}
+            if self._refused is None or change.epoch > self._refused.epoch:
+                self._refused = _Refused(change.epoch, change.version, str(error))
         else:
             self._current = Current(engine, change.version, change.epoch)
+            if self._refused is not None and self._refused.epoch <= change.epoch:
+                self._refused = None
             metrics.SWAPS.labels("done").inc()
             metrics.EPOCH.set(change.epoch)
-            detail = {"model": change.version, "epoch": change.epoch, "device": engine.device}
-            if self._refused_epoch > change.epoch:
-                detail["refused"] = self._context.detail["refused"]
-            self._context.detail = detail
             log.info("model %s is in service from epoch %d on", change.version, change.epoch)
         self._wanted = None
+        self._show()
+
+    def _show(self) -> None:
+        """What `status` and whoever promotes see of this worker."""
+        detail: dict[str, Any] = {}
+        if self._current is not None:
+            engine, version, epoch = self._current
+            detail = {"model": version, "epoch": epoch, "device": engine.device}
+        if self._refused is not None:
+            detail["refused"] = self._refused._asdict()
+        if self._preparer.answer is not None:
+            detail[DETAIL] = msgspec.to_builtins(self._preparer.answer)
+        self._context.detail = detail
 
     def _load(self, version: str) -> Engine:
         settings = self._context.settings
@@ -201,47 +228,9 @@ class Worker:
         return {place: str(used.epoch) for place in places}
 
 
+def _changes(records: Sequence[Record]) -> list[ModelChange]:
+    return registry.changes(record for record in records if record.topic == topics.MODELS)
+
+
 def _epoch(mark: str) -> int:
     return int(mark) if mark else 0
-
-
-def events(
-    text: CleanText, scored: Scored | Rejected, record: Record, used: Current | registry.Champion, at: int
-) -> Answer:
-    """The prediction of a text and its mentions; `at` is when it was scored, in milliseconds."""
-    if isinstance(scored, Rejected):
-        return scored
-    prediction = Prediction(
-        prediction_id=prediction_id(text.text_id, used.version),
-        text_id=text.text_id,
-        cluster=text.cluster,
-        label=scored.label,
-        probabilities=scored.probabilities,
-        model=used.version,
-        epoch=used.epoch,
-        tickers=text.tickers,
-        source=text.source,
-        language=text.language,
-        event_time=text.event_time,
-        scored=at,
-        truncated=scored.truncated,
-        origin=Origin(record.topic, record.partition, record.offset),
-    )
-    mentions = [
-        Outgoing(topics.MENTIONS, ticker.encode(), encode(_mention(prediction, ticker)))
-        for ticker in dict.fromkeys(text.tickers)
-    ]
-    return [Outgoing(topics.PREDICTIONS, text.text_id.encode(), encode(prediction)), *mentions]
-
-
-def _mention(prediction: Prediction, ticker: str) -> Mention:
-    return Mention(
-        prediction_id=prediction.prediction_id,
-        text_id=prediction.text_id,
-        ticker=ticker,
-        label=prediction.label,
-        sentiment=prediction.sentiment,
-        event_time=prediction.event_time,
-        model=prediction.model,
-        epoch=prediction.epoch,
-    )

@@ -172,6 +172,14 @@ class ModelChange(Event, frozen=True, kw_only=True):
     at: Millis
 
 
+class Preparation(Event, frozen=True, kw_only=True):
+    """`preparations`: scorers are asked whether they could serve `version`, before it is promoted. No change: the
+    answers are in their rows of `service`, and whoever asks decides by them."""
+
+    version: str
+    at: Millis
+
+
 def derived_id(*parts: str) -> str:
     """128-bit hex digest over length-prefixed parts, so that ('ab', 'c') and ('a', 'bc') differ."""
     digest = hashlib.blake2b(digest_size=16)

@@ -14,6 +14,7 @@ MENTIONS: Final = "mentions"
 FEEDBACK: Final = "feedback.raw"
 EXAMPLES: Final = "training.examples"
 MODELS: Final = "models"
+PREPARATIONS: Final = "preparations"
 
 DEAD_SUFFIX: Final = ".dead"
 
@@ -43,7 +44,8 @@ def dead(topic: str) -> str:
 
 
 def catalogue(text_retention_ms: int = 3 * DAY_MS, retention_ms: int = 30 * DAY_MS) -> tuple[Topic, ...]:
-    """All topics. Text lives `text_retention_ms`; ids and probabilities `retention_ms`; labels and models for ever."""
+    """All topics. Text lives `text_retention_ms`; ids and probabilities `retention_ms`; labels and models for ever;
+    what was asked of the scorers a day, though nobody waits for an answer longer than minutes."""
     texts = (RAW, CLEAN, REJECTED)
     return (
         *(Topic(name, text_retention_ms) for name in texts),
@@ -57,4 +59,5 @@ def catalogue(text_retention_ms: int = 3 * DAY_MS, retention_ms: int = 30 * DAY_
         Topic(EXAMPLES, None),
         Topic(dead(EXAMPLES), None),
         Topic(MODELS, None, single=True),
+        Topic(PREPARATIONS, DAY_MS, single=True),
     )

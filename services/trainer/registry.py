@@ -219,6 +219,29 @@ def _differences(rows: Sequence[LedgerRow], announced: Sequence[ModelChange]) ->
     return gone + untold
 
 
+def settled(
+    cursor: Cursor, action: str, version: str | None, expected_epoch: int | None
+) -> tuple[Champion | None, str]:
+    """The champion as it is now, and the version that the action is about; None takes the one before the champion.
+
+    Raises:
+        Conflict: `expected_epoch` is given and the champion's epoch is another by now; the version to promote is the
+            champion already; there is none before it.
+        Rejected: the version is unknown.
+    """
+    current = champion(cursor)
+    if expected_epoch is not None and expected_epoch != (current.epoch if current else 0):
+        raise Conflict(f"the champion's epoch is {current.epoch if current else 0}, not {expected_epoch}")
+    if version is None:
+        version = _before(ledger(cursor))
+    elif action == "promote" and current is not None and current.version == version:
+        raise Conflict(f"{version} is the champion already")
+    cursor.execute("SELECT 1 FROM model_version WHERE version = %s", (version,))
+    if cursor.fetchone() is None:
+        raise Rejected("unknown", f"there is no model {version}; `tickerloop models list` shows them")
+    return current, version
+
+
 def decide(
     cursor: Cursor,
     action: str,
@@ -231,24 +254,11 @@ def decide(
 ) -> LedgerRow:
     """Append one row in the caller's transaction; the ledger is locked until its commit.
 
-    `version` None takes the champion before the present one.
-
     Raises:
-        Conflict: `expected_epoch` is given and the champion's epoch is another by now; the version to promote is the
-            champion already; there is none before it.
-        Rejected: the version is unknown.
+        Conflict, Rejected: see `settled`.
     """
     cursor.execute("LOCK TABLE ledger IN EXCLUSIVE MODE")
-    current = champion(cursor)
-    if expected_epoch is not None and expected_epoch != (current.epoch if current else 0):
-        raise Conflict(f"the champion's epoch is {current.epoch if current else 0}, not {expected_epoch}")
-    if version is None:
-        version = _before(ledger(cursor))
-    elif action == "promote" and current is not None and current.version == version:
-        raise Conflict(f"{version} is the champion already")
-    cursor.execute("SELECT 1 FROM model_version WHERE version = %s", (version,))
-    if cursor.fetchone() is None:
-        raise Rejected("unknown", f"there is no model {version}; `tickerloop models list` shows them")
+    current, version = settled(cursor, action, version, expected_epoch)
     cursor.execute("SELECT epoch, hash FROM ledger ORDER BY epoch DESC LIMIT 1")
     last, previous = cursor.fetchone() or (0, GENESIS)
     row = LedgerRow(
@@ -267,60 +277,6 @@ def decide(
     values = [json.dumps(v) if isinstance(v, dict) else v for v in msgspec.structs.astuple(row)]
     cursor.execute(f"INSERT INTO ledger ({_ROW}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)", values)  # noqa: S608
     return row
-
-
-def promote(
-    bus: Bus,
-    version: str,
-    *,
-    actor: str,
-    reason: str,
-    evidence: Mapping[str, Any],
-    expected_epoch: int | None = None,
-) -> ModelChange:
-    """Make `version` the champion.
-
-    Raises:
-        Conflict, Rejected: see `decide`.
-    """
-    return _change(bus, "promote", version, actor, reason, evidence, expected_epoch)
-
-
-def rollback(bus: Bus, *, actor: str, reason: str, expected_epoch: int | None = None) -> ModelChange:
-    """Go back to the champion before the current one; rolling back twice goes back two.
-
-    Raises:
-        Conflict: as `decide`, or there is none to go back to.
-    """
-    return _change(bus, "rollback", None, actor, reason, {}, expected_epoch)
-
-
-def _change(
-    bus: Bus,
-    action: str,
-    version: str | None,
-    actor: str,
-    reason: str,
-    evidence: Mapping[str, Any],
-    expected_epoch: int | None,
-) -> ModelChange:
-    changes: list[ModelChange] = []
-
-    def write(cursor: Cursor) -> list[Outgoing]:
-        row = decide(
-            cursor,
-            action,
-            version,
-            actor=actor,
-            reason=reason,
-            evidence=evidence,
-            expected_epoch=expected_epoch,
-        )
-        changes.append(change_of(row))
-        return [announcement(row)]
-
-    bus.write(write)
-    return changes[-1]
 
 
 def change_of(row: LedgerRow) -> ModelChange:

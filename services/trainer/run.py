@@ -34,6 +34,7 @@ from services.trainer import dataset, gate, registry
 from services.trainer.dataset import Dataset, Labelled
 from services.trainer.gate import Verdict
 from services.trainer.head import FRESH, calibrate, fit
+from services.trainer.promotion import Promoter, Unprepared
 
 REPLAY_WEIGHT: Final = 0.5
 """Of one anchor text, against 1 of a text that a person labelled."""
@@ -65,6 +66,7 @@ def train_once(settings: Settings, trigger: str, say: Say, *, encoder: str | Non
 
     Raises:
         Misconfigured: another run is under way, nothing was ever promoted, or nobody has labelled anything yet.
+        Conflict: the champion has moved, or another model was prepared, meanwhile; nothing was decided.
         Transient: a server is away; nothing was decided.
     """
     began = time.monotonic()
@@ -92,6 +94,9 @@ def train_once(settings: Settings, trigger: str, say: Say, *, encoder: str | Non
                 )
             model, verdict = challenge(engine, runtime, data, seed)
             say(f"{verdict.champion.rate:.1%} → {verdict.challenger.rate:.1%} on held-out texts: {verdict.reason}")
+            if verdict.promote:
+                promoter = Promoter(bus, settings.connector("train"), settings.prepare_s)
+                verdict = _prepared(bus, promoter, model, champion, verdict)
             return _record(bus, run, model, champion, verdict, len(data.learn), began)
         except BaseException as error:
             with transaction(connection), connection.cursor() as cursor:
@@ -149,6 +154,24 @@ def _right(head: Head, runtime: Runtime, examples: Sequence[Labelled]) -> np.nda
     return right
 
 
+def _prepared(bus: Bus, promoter: Promoter, model: Model, champion: registry.Champion, verdict: Verdict) -> Verdict:
+    """The verdict after the scorers' word: a model that one of them can't serve is not promoted."""
+    bus.write(lambda cursor: _register(cursor, model, champion))
+    try:
+        promoter.prepare(model.card.version)
+    except Unprepared as refused:
+        return msgspec.structs.replace(verdict, promote=False, reason=f"{verdict.reason}, but {refused.detail}")
+    return verdict
+
+
+def _register(cursor: Cursor, model: Model, champion: registry.Champion) -> Sequence[Outgoing]:
+    with tempfile.TemporaryDirectory() as folder:
+        artifact.save(model, Path(folder))
+        card = json.loads((Path(folder) / artifact.CARD).read_bytes())
+        registry.register(cursor, model.card.version, champion.version, card, Path(folder))
+    return ()
+
+
 def _record(
     bus: Bus, run: int, model: Model, champion: registry.Champion, verdict: Verdict, learned_from: int, began: float
 ) -> Outcome:
@@ -156,10 +179,7 @@ def _record(
     outcomes: list[Outcome] = []
 
     def write(cursor: Cursor) -> Sequence[Outgoing]:
-        with tempfile.TemporaryDirectory() as folder:
-            artifact.save(model, Path(folder))
-            card = json.loads((Path(folder) / artifact.CARD).read_bytes())
-            registry.register(cursor, model.card.version, champion.version, card, Path(folder))
+        _register(cursor, model, champion)
         row = registry.decide(
             cursor,
             "promote" if verdict.promote else "refuse",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 
 from psycopg2.extensions import cursor as Cursor
 
@@ -20,18 +21,21 @@ def register_bundled(bus: Bus) -> None:
     """
     folder = artifact.bundled()
     card = artifact.load(folder).card
-    first: list[bool] = []
 
     def write(cursor: Cursor) -> list[Outgoing]:
         registry.register(cursor, card.version, None, json.loads((folder / artifact.CARD).read_bytes()), folder)
-        first.append(registry.champion(cursor) is None)
-        return []
+        if registry.champion(cursor) is not None:
+            return []
+        row = registry.decide(
+            cursor,
+            "promote",
+            card.version,
+            actor="setup",
+            reason="the bundled model",
+            evidence={},
+            expected_epoch=0,
+        )
+        return [registry.announcement(row)]
 
-    bus.write(write)
-    if first[-1]:
-        try:
-            registry.promote(
-                bus, card.version, actor="setup", reason="the bundled model", evidence={}, expected_epoch=0
-            )
-        except registry.Conflict:
-            return  # another process was first
+    with suppress(registry.Conflict):  # another process was first
+        bus.write(write)

@@ -50,6 +50,20 @@ def test_a_decision_on_what_has_moved_is_409(gateway: Running) -> None:
     assert len(gateway.records(topics.MODELS)) == 1
 
 
+def test_what_a_scorer_refuses_is_409_with_its_reason(gateway: Running) -> None:
+    register(gateway, "v1", "v2")
+    decide(gateway, "v1/promote", 0)
+    answer = {"offset": 0, "model": "v2", "answer": "refused", "reason": "no room for it"}
+    gateway.execute(
+        "INSERT INTO service (name, slot, pid, state, detail, started, beat)"
+        " VALUES ('score', 0, 1, 'running', %s, 0, 9000000000000)",
+        json.dumps({"preparation": answer}),
+    )
+    body = problem(decide(gateway, "v2/promote", 1), 409)
+    assert body["type"].endswith(":unprepared") and "score 0 refuses it: no room for it" in body["detail"]
+    assert len(gateway.records(topics.MODELS)) == len(gateway.client.get("/v1/ledger").json()) == 1
+
+
 def test_bad_decisions(gateway: Running) -> None:
     register(gateway, "v1")
     problem(decide(gateway, "nope/promote", 0), 404)

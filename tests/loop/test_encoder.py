@@ -13,8 +13,9 @@ from transformers import RobertaConfig, RobertaModel
 
 from services.score.worker import Worker
 from services.stream.errors import Misconfigured
-from services.trainer import registry, run
+from services.trainer import run
 from services.trainer.anchors import anchors
+from services.trainer.promotion import Promoter
 from services.trainer.setup import register_bundled
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
@@ -43,7 +44,9 @@ def test_it_is_trained_judged_promoted_and_served(bench: Bench, folder: Path) ->
     register_bundled(bench.bus)
     outcome = run.train_once(bench.settings, "command", lambda _: None, encoder=str(folder))
     assert not outcome.promoted and outcome.reason.startswith("not enough evidence")
-    registry.promote(bench.bus, outcome.version, actor="ana", reason="a test", evidence={})
+    Promoter(bench.bus, bench.settings.connector("test"), 0).promote(
+        outcome.version, actor="ana", reason="a test", evidence={}
+    )
     worker = Worker(bench.context("score"))
     worker.start()
     assert worker.current.version == outcome.version

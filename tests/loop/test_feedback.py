@@ -26,6 +26,7 @@ from services.stream.events import prediction_id as predicted
 from services.stream.loop import Hooks
 from services.trainer import registry
 from services.trainer import service as trainer
+from services.trainer.promotion import Promoter
 
 
 def _done(bench: Bench) -> bool:
@@ -154,7 +155,7 @@ def test_a_label_of_a_version_long_gone_is_taken_and_trained_on(bench: Bench, tm
     for name in ("head.safetensors", "model.json"):
         (tmp_path / name).write_text("{}")
     bench.bus.write(lambda cursor: registry.register(cursor, "now", None, {}, tmp_path) or [])  # type: ignore[func-returns-value]
-    registry.promote(bench.bus, "now", actor="ana", reason="first", evidence={})
+    Promoter(bench.bus, bench.settings.connector("test"), 0).promote("now", actor="ana", reason="first", evidence={})
     _stored(bench, prediction("a", "positive"))
     bench.bus.publish([_word("a", "negative")])
     bench.run(service.serve, lambda: _done(bench))

@@ -14,6 +14,7 @@ from services.stream.bus import Outgoing
 from services.stream.errors import Rejected
 from services.stream.events import ModelChange
 from services.trainer import registry
+from services.trainer.promotion import Promoter
 
 
 @pytest.fixture
@@ -33,9 +34,11 @@ def registered(bench: Bench, tmp_path: Path) -> Bench:
 
 
 def _promote(bench: Bench, version: str, expected: int | None = None) -> ModelChange:
-    return registry.promote(
-        bench.bus, version, actor="ana", reason="better", evidence={"p": 0.01}, expected_epoch=expected
-    )
+    return promoter(bench).promote(version, actor="ana", reason="better", evidence={"p": 0.01}, expected_epoch=expected)
+
+
+def promoter(bench: Bench) -> Promoter:
+    return Promoter(bench.bus, bench.settings.connector("test"), patience_s=0)
 
 
 def _ledger(bench: Bench) -> list[registry.LedgerRow]:
@@ -46,7 +49,7 @@ def _ledger(bench: Bench) -> list[registry.LedgerRow]:
 
 def test_each_change_is_a_row_and_a_record(registered: Bench) -> None:
     assert [_promote(registered, v).epoch for v in ("a", "b")] == [1, 2]
-    back = registry.rollback(registered.bus, actor="bo", reason="worse", expected_epoch=2)
+    back = promoter(registered).rollback(actor="bo", reason="worse", expected_epoch=2)
     assert (back.epoch, back.version, back.previous) == (3, "a", "b")
     records = [msgspec.json.decode(r.value, type=ModelChange) for r in registered.bus.reader([topics.MODELS]).poll(0.5)]
     assert [(r.epoch, r.version, r.action) for r in records] == [
@@ -62,7 +65,7 @@ def test_a_moved_champion_is_a_conflict_and_changes_nothing(registered: Bench) -
     with pytest.raises(Rejected, match="no model zzz"):
         _promote(registered, "zzz")
     with pytest.raises(registry.Conflict, match="no earlier"):
-        registry.rollback(registered.bus, actor="ana", reason="x")
+        promoter(registered).rollback(actor="ana", reason="x")
     assert len(_ledger(registered)) == 1
     assert sum(registered.bus.ends(topics.MODELS).values()) == 1
 
@@ -86,7 +89,7 @@ def test_the_champion_cannot_be_promoted_again_and_rollback_finds_the_one_before
         _promote(registered, version)
     with pytest.raises(registry.Conflict, match="already"):
         _promote(registered, "b")
-    assert registry.rollback(registered.bus, actor="ana", reason="worse").version == "a"
+    assert promoter(registered).rollback(actor="ana", reason="worse").version == "a"
     assert _promote(registered, "b").previous == "a"
 
 

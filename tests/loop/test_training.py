@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import msgspec
@@ -68,6 +69,42 @@ def test_a_decision_and_the_end_of_its_run_are_one_effect(labelled: Bench, monke
     assert labelled.rows("SELECT action FROM ledger") == [("promote",)]
     assert labelled.rows("SELECT count(*) FROM model_version") == [(1,)]
     assert waiting(labelled.context("trainer")) == 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        ({"answer": "refused", "reason": "no room for it"}, "score 0 refuses it: no room for it"),
+        ({"answer": "preparing"}, "score 0 did not answer within 1 s"),
+    ],
+)
+def test_what_a_scorer_cannot_serve_is_refused_on_record(
+    labelled: Bench, monkeypatch: pytest.MonkeyPatch, answer: dict[str, str], says: str
+) -> None:
+    challenge = run.challenge
+
+    def better(*arguments: Any) -> Any:
+        model, verdict = challenge(*arguments)
+        return model, msgspec.structs.replace(verdict, promote=True, reason="better")
+
+    monkeypatch.setattr(run, "challenge", better)
+    labelled.rows(
+        "INSERT INTO service (name, slot, pid, state, detail, started, beat)"
+        " VALUES ('score', 0, 1, 'running', %s, 0, 9000000000000) RETURNING 1",
+        json.dumps({"preparation": {"offset": 0, "model": "x", "reason": "", **answer}}),
+    )
+    settings = msgspec.structs.replace(labelled.settings, prepare_s=1)
+    outcome = run.train_once(settings, "volume", lambda _: None)
+    assert not outcome.promoted and outcome.reason.startswith("better, but ") and outcome.reason.endswith(says)
+    assert labelled.rows("SELECT action, reason, version FROM ledger ORDER BY epoch DESC LIMIT 1") == [
+        ("refuse", outcome.reason, outcome.version)
+    ]
+    assert labelled.rows("SELECT state FROM training_run") == [("refused",)]
+    assert waiting(labelled.context("trainer")) == 0
+    labelled.rows("UPDATE service SET detail = jsonb_set(detail, '{preparation,offset}', '1') RETURNING 1")
+    labelled.rows("UPDATE service SET detail = jsonb_set(detail, '{preparation,answer}', '\"ready\"') RETURNING 1")
+    outcome = run.train_once(settings, "volume", lambda _: None, seed=2)
+    assert outcome.promoted and outcome.reason == "better"
 
 
 def test_two_runs_at_once_are_refused(labelled: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -152,6 +154,49 @@ def test_a_model_that_does_not_give_its_stored_answers_is_not_served(engine: Eng
     liar = Model(engine.card, stubborn.head, stubborn.adapter)
     with pytest.raises(Misconfigured, match=r"Norvik.*stored 0\.9\d+/.*now 0\.000"):
         Engine(engine.runtime, liar).warm()
+
+
+class Counting:
+    """An encoder that notes the width of its batches."""
+
+    device = "cpu"
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._encoder = runtime.lanes.encoder
+        self.widths: list[int] = []
+
+    def run(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        self.widths.append(ids.shape[1])
+        return self._encoder.run(ids, mask)
+
+
+def test_it_is_warmed_by_texts_of_every_length(engine: Engine, runtime: Runtime) -> None:
+    counting = Counting(runtime)
+    Engine(runtime._replace(lanes=Lanes(counting, BUDGET, 2)), engine.model).warm()
+    assert {8, 16, 32, 64, 128, MAX_TOKENS} <= set(counting.widths)
+    assert counting.widths.count(MAX_TOKENS) == 2, "one for each lane"
+
+
+def test_an_encoder_that_fails_on_long_texts_is_not_served(engine: Engine, runtime: Runtime) -> None:
+    class Short(Counting):
+        def run(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+            assert ids.shape[1] <= 128
+            return super().run(ids, mask)
+
+    with pytest.raises(Misconfigured, match="256 tokens"):
+        Engine(runtime._replace(lanes=Lanes(Short(runtime), BUDGET, 1)), engine.model).warm()
+
+
+def test_with_its_last_engine_an_encoder_and_its_lanes_are_freed(engine: Engine, runtime: Runtime) -> None:
+    before = set(threading.enumerate())
+    other = Engine(runtime._replace(lanes=Lanes(Counting(runtime), BUDGET, 2)), engine.model)
+    threads = set(threading.enumerate()) - before
+    assert other.score(TEXTS[:1]) and len(threads) == 2
+    encoder = weakref.ref(other.runtime.lanes.encoder)
+    del other
+    for thread in threads:
+        thread.join(10)
+    assert encoder() is None and not any(thread.is_alive() for thread in threads)
 
 
 def test_an_unknown_device_is_named(tmp_path: Path) -> None:
