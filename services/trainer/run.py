@@ -36,8 +36,9 @@ from services.trainer.gate import Verdict
 from services.trainer.head import FRESH, calibrate, fit
 from services.trainer.promotion import Promoter, Unprepared
 
-REPLAY_WEIGHT: Final = 0.5
-"""Of one anchor text, against 1 of a text that a person labelled."""
+REPLAY_WEIGHT: Final = 1.0
+"""Of one anchor text, against 1 of a text that a person labelled. With half as much, a champion that has learned the
+anchor set's other half forgets more of it than the gate allows."""
 LIVE_WEIGHT: Final = 0.1
 """Of the parent's own answer to an unlabelled live text: where people disagree with it, they should win."""
 TRANSFER: Final = FRESH._replace(epochs=40, batch=64)
