@@ -121,7 +121,7 @@ async def post_score(request: SafeRequest, data: JSONBody[ScoreRequest]) -> Scor
 async def post_explain(request: SafeRequest, data: JSONBody[ExplainRequest]) -> Explanation:
     """Say what each word of a text adds to its label, by a live score worker's model.
 
-    A worker explains one text at a time, in about a second; a long text takes some.
+    A worker explains one text at a time: a headline in about a second, the longest text in ten.
     """
     await charge(request, EXPLAIN_COST - 1)
     return await gateway_of(request).scorers.explain(data.text, data.label)
