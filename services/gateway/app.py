@@ -19,6 +19,7 @@ from services.gateway.problems import HANDLERS
 API: Final = (
     texts.post_texts,
     texts.post_score,
+    texts.post_explain,
     reads.get_predictions,
     reads.get_prediction,
     reads.get_ticker,

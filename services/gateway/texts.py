@@ -1,4 +1,4 @@
-"""POST /v1/texts and POST /v1/score."""
+"""POST /v1/texts, /v1/score and /v1/explain."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ from services.gateway import intake
 from services.gateway.core import SafeRequest, charge, gateway_of
 from services.gateway.gone import unless_gone
 from services.gateway.problems import MEDIA_TYPE, SPECS, Problem, ProblemBody
-from services.gateway.scorers import Scores
+from services.gateway.scorers import Explanation, Scores
 from services.stream import metrics
+from services.stream.events import Label
 
 LARGE_BODY: Final = 256_000
 """Bytes from which a body is parsed on another thread: the event loop has streams to serve."""
 MAX_SCORE_TEXTS: Final = 256
 MAX_SCORE_CHARS: Final = 20_000
+EXPLAIN_COST: Final = 256
+"""What one explanation takes of a client's allowance: it is about as much work as scoring so many texts."""
 
 _ScoreText = Annotated[str, Meta(max_length=MAX_SCORE_CHARS)]
 
@@ -40,6 +43,19 @@ class ScoreRequest(msgspec.Struct, frozen=True):
     """Texts to score now; nothing of them is kept."""
 
     texts: Annotated[list[_ScoreText], Meta(min_length=1, max_length=MAX_SCORE_TEXTS)]
+
+
+class ExplainRequest(msgspec.Struct, frozen=True):
+    """A text to explain now, and the label to explain; without one it is the label that the text gets."""
+
+    text: _ScoreText
+    label: Label | None = None
+
+
+_WORKER_SPECS: Final = {
+    **SPECS,
+    502: ResponseSpec(ProblemBody, description="A score worker failed", media_type=MEDIA_TYPE),
+}
 
 
 @dataclass
@@ -93,15 +109,20 @@ async def post_texts(request: SafeRequest) -> TextsAnswer:
     return TextsAnswer(read.accepted, read.refused[: intake.NAMED_REFUSALS])
 
 
-@post(
-    "/v1/score",
-    status_code=200,
-    responses={**SPECS, 502: ResponseSpec(ProblemBody, description="A score worker failed", media_type=MEDIA_TYPE)},
-    tags=["texts"],
-)
+@post("/v1/score", status_code=200, responses=_WORKER_SPECS, tags=["texts"])
 async def post_score(request: SafeRequest, data: JSONBody[ScoreRequest]) -> Scores:
     """Score texts now, by a live score worker's model; probabilities are negative, neutral, positive."""
     gateway = gateway_of(request)
     if len(data.texts) > 1:
         await charge(request, len(data.texts) - 1)
     return await unless_gone(request.receive, gateway.scorers.score(data.texts))
+
+
+@post("/v1/explain", status_code=200, responses=_WORKER_SPECS, tags=["texts"])
+async def post_explain(request: SafeRequest, data: JSONBody[ExplainRequest]) -> Explanation:
+    """Say what each word of a text adds to its label, by a live score worker's model.
+
+    A worker explains one text at a time: a headline in about a second, the longest text in ten.
+    """
+    await charge(request, EXPLAIN_COST - 1)
+    return await unless_gone(request.receive, gateway_of(request).scorers.explain(data.text, data.label))

@@ -42,9 +42,19 @@ class Features(torch.nn.Module):
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """See the class."""
-        *_, early, late, last = self.encoder(
-            input_ids=ids, attention_mask=mask, output_hidden_states=True
-        ).hidden_states
+        return self._taken(mask, input_ids=ids)
+
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """int64[n, t] → [n, t, hidden]: the embeddings of the words alone, without their positions."""
+        embedded: torch.Tensor = self.encoder.get_input_embeddings()(ids)
+        return embedded
+
+    def of_embedded(self, embedded: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """As `forward`, from the words' embeddings on."""
+        return self._taken(mask, inputs_embeds=embedded)
+
+    def _taken(self, mask: torch.Tensor, **inputs: torch.Tensor) -> torch.Tensor:
+        *_, early, late, last = self.encoder(attention_mask=mask, output_hidden_states=True, **inputs).hidden_states
         inside = mask.unsqueeze(-1).to(last.dtype)
         tokens = inside.sum(1)
         parts = []

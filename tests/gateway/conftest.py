@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
 from gateway_kit import Running, Start
@@ -41,13 +43,17 @@ def gateway(start: Start) -> Running:
 
 @pytest.fixture
 def scorer() -> Iterator[ThreadingHTTPServer]:
-    """Answers POST /score as the worker does; its `answers` may be changed to (status, body)."""
+    """Answers as the worker does; its `answer` may be changed to (status, body)."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            texts = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["texts"]
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             score = {"label": "neutral", "probabilities": [0.1, 0.8, 0.1], "truncated": False}
-            body = json.dumps({"model": "base-1", "epoch": 1, "scores": [score for _ in texts]}).encode()
+            found = {
+                "/score": lambda: {"scores": [score for _ in asked["texts"]]},
+                "/explain": lambda: score | explanation(asked["text"], asked["label"]),
+            }[self.path]()
+            body = json.dumps({"model": "base-1", "epoch": 1, **found}).encode()
             status, body = getattr(self.server, "answer", None) or (200, body)
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
@@ -63,3 +69,21 @@ def scorer() -> Iterator[ThreadingHTTPServer]:
     yield server
     server.shutdown()
     server.server_close()
+
+
+def explanation(text: str, label: str | None) -> dict[str, Any]:
+    """Every word speaks for the label but for the last, which speaks against it."""
+    words = list(re.finditer(r"\S+", text))
+    added = [*[0.5] * (len(words) - 1), -1.0]
+    return {
+        "fp32_label": "neutral",
+        "explained": label or "neutral",
+        "tokens": [
+            {"text": word[0], "start": word.start(), "end": word.end(), "attribution": share}
+            for word, share in zip(words, added, strict=True)
+        ],
+        "value": 1.5,
+        "baseline": 0.5,
+        "gap": sum(added) - 1.0,
+        "relative_gap": sum(added) - 1.0,
+    }

@@ -89,6 +89,65 @@ def test_a_worker_that_fails(
     problem(score(gateway, "one"), status)
 
 
+def explain(gateway: Running, text: str = "Profit soared", **more: object) -> httpx.Response:
+    return gateway.client.post("/v1/explain", json={"text": text, **more})
+
+
+def test_explaining_is_forwarded_to_a_live_worker(gateway: Running, scorer: ThreadingHTTPServer) -> None:
+    announce(gateway, 1, slot=0)  # nobody listens there
+    announce(gateway, scorer.server_port, slot=1)
+    answer = explain(gateway)
+    assert answer.status_code == 200
+    body = answer.json()
+    assert (body["model"], body["label"], body["explained"]) == ("base-1", "neutral", "neutral")
+    assert body["tokens"][1] == {"text": "soared", "start": 7, "end": 13, "attribution": -1.0}
+    assert explain(gateway, label="positive").json()["explained"] == "positive"
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        ((503, b"{}"), 503),
+        ((500, b"{}"), 502),
+        ((200, b"\xff"), 502),
+        ((200, b'{"tokens":[]}'), 502),
+        ((400, b""), 422),
+    ],
+)
+def test_a_worker_that_fails_to_explain(
+    gateway: Running, scorer: ThreadingHTTPServer, answer: tuple[int, bytes], status: int
+) -> None:
+    announce(gateway, scorer.server_port)
+    scorer.answer = answer  # type: ignore[attr-defined]
+    response = explain(gateway)
+    problem(response, status)
+    assert ("retry-after" in response.headers) == (status == 503)
+
+
+def test_why_a_text_cannot_be_explained_reaches_the_client(gateway: Running, scorer: ThreadingHTTPServer) -> None:
+    announce(gateway, scorer.server_port)
+    refused = Problem(422, "tokenizer", "text: odd", errors=[FieldError("text", "odd")])
+    scorer.answer = (422, msgspec.json.encode(refused.body))  # type: ignore[attr-defined]
+    assert problem(explain(gateway), 422)["errors"] == [{"field": "text", "detail": "odd"}]
+
+
+def test_bad_texts_to_explain(gateway: Running) -> None:
+    for body in ({}, {"text": 7}, {"text": ["one"]}, {"text": "x" * 20_001}, {"text": "x", "label": "up"}):
+        problem(gateway.client.post("/v1/explain", json=body), 422)
+    problem(gateway.client.post("/v1/explain", content=b'{"text": "\\ud83d"}'), 400)
+    problem(explain(gateway), 503)  # nobody is there
+
+
+def test_an_explanation_takes_as_much_of_the_allowance_as_many_scores(
+    start: Start, scorer: ThreadingHTTPServer
+) -> None:
+    gateway = start(rate=1, burst=300)
+    announce(gateway, scorer.server_port)
+    assert explain(gateway).is_success
+    assert score(gateway, "one").is_success
+    assert problem(explain(gateway), 429)["detail"]
+
+
 def test_bad_texts_to_score(gateway: Running) -> None:
     for texts in ([], ["x"] * 257, ["x" * 20_001], [7], [None]):
         problem(score(gateway, *texts), 422)
@@ -140,7 +199,9 @@ def test_openapi_describes_bodies_and_errors(gateway: Running) -> None:
     texts = document["paths"]["/v1/texts"]["post"]
     assert set(texts["requestBody"]["content"]) == {"application/json", "application/x-ndjson"}
     assert "application/problem+json" in texts["responses"]["429"]["content"]
-    assert {"/v1/score", "/v1/stream", "/v1/feedback", "/v1/models/{version}/promote"} <= set(document["paths"])
+    assert {"/v1/score", "/v1/explain", "/v1/stream", "/v1/feedback", "/v1/models/{version}/promote"} <= set(
+        document["paths"]
+    )
 
 
 @pytest.mark.parametrize("path", ["/", "/page/page.js", "/v1/predictions", "/nope", "/schema/openapi.json", "/metrics"])

@@ -121,9 +121,10 @@ def test_cuda_without_a_gpu_is_misconfigured(tmp_path: Path) -> None:
 
 def test_scoring_on_the_cpu_imports_neither_torch_nor_transformers(engine: Engine) -> None:
     code = (
-        "import sys; from services.score.engine import open_engine\n"
+        "import sys; import services.score.worker; from services.score.engine import open_engine\n"
         f"from pathlib import Path; engine = open_engine(Path({str(artifact.bundled())!r}), device='cpu')\n"
-        "print(engine.score(['Profit rose'])[0].label, {'torch', 'transformers', 'scipy', 'onnx'} & set(sys.modules))"
+        "print(engine.score(['Profit rose'])[0].label,"
+        " {'torch', 'transformers', 'captum', 'scipy', 'onnx'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == f"{engine.score(['Profit rose'])[0].label} set()\n"  # type: ignore[union-attr]

@@ -5,13 +5,15 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import httpx
 import pytest
 
-from services.score.engine import Scored
+from services.score.artifact import Model
+from services.score.engine import Engine, Scored
+from services.score.explain import Explainer
 from services.score.http import MAX_CHARS, MAX_TEXTS, ScoreServer
 from services.score.lanes import Priority
 from services.stream.errors import Rejected, Transient
@@ -19,6 +21,9 @@ from services.stream.errors import Rejected, Transient
 
 class Stub:
     """An engine that refuses the text `odd`."""
+
+    def score(self, texts: Sequence[str], priority: Priority) -> list[Scored | Rejected]:
+        return self.begin(texts, priority).result()
 
     def begin(self, texts: Sequence[str], priority: Priority) -> Scoring:
         assert priority is Priority.INTERACTIVE
@@ -56,12 +61,13 @@ class Holder:
     """Holds a model, or says why not."""
 
     failure: Exception | None = None
+    held = Current()
 
     @property
     def current(self) -> Current:
         if self.failure is not None:
             raise self.failure
-        return Current()
+        return self.held
 
 
 @pytest.fixture
@@ -71,7 +77,10 @@ def holder() -> Holder:
 
 @pytest.fixture
 def client(holder: Holder) -> Iterator[httpx.Client]:
-    with ScoreServer(holder, "127.0.0.1", 0) as server, httpx.Client(base_url=server.address) as client:
+    with (
+        ScoreServer(holder, "127.0.0.1", 0) as server,
+        httpx.Client(base_url=server.address, timeout=240) as client,  # the first explanation imports torch
+    ):
         yield client
 
 
@@ -133,3 +142,81 @@ def test_an_ipv6_address_is_written_as_clients_need_it(holder: Holder) -> None:
     with ScoreServer(holder, "::1", 0) as server:
         assert server.address.startswith("http://[::1]:")
         assert httpx.post(f"{server.address}/score", json={"texts": ["one"]}).status_code == 200
+
+
+def test_an_explanation(client: httpx.Client, holder: Holder, engine: Engine) -> None:
+    holder.held = Current(engine, "m2", 8)
+    text = "🚀 Profit soared"
+    body = client.post("/explain", json={"text": text}).json()
+    (score,) = client.post("/score", json={"texts": [text]}).json()["scores"]
+    assert (body["model"], body["epoch"]) == ("m2", 8)
+    assert {name: body[name] for name in score} == score
+    assert body["explained"] == body["label"]
+    assert [(token["text"], token["start"], token["end"]) for token in body["tokens"]] == [
+        ("🚀", 0, 1), ("Profit", 2, 8), ("soared", 9, 15),
+    ]  # fmt: skip
+    added = sum(token["attribution"] for token in body["tokens"])
+    assert added == pytest.approx(body["value"] - body["baseline"] + body["gap"])
+    asked = client.post("/explain", json={"text": text, "label": "negative"}).json()
+    assert (asked["explained"], asked["label"]) == ("negative", body["label"])
+
+
+@pytest.mark.parametrize("body", [{}, {"text": 7}, {"text": "x" * (MAX_CHARS + 1)}, {"text": "x", "label": "up"}])
+def test_a_bad_request_to_explain(client: httpx.Client, body: object) -> None:
+    problem(client.post("/explain", json=body), 422)
+
+
+def test_half_a_pair_is_refused(client: httpx.Client) -> None:
+    problem(client.post("/explain", content=b'{"text": "\\ud83d"}'), 400)
+
+
+def test_what_cannot_be_explained_is_named_with_its_reason(client: httpx.Client) -> None:
+    body = problem(client.post("/explain", json={"text": "odd"}), 422)
+    assert (body["type"], body["detail"]) == ("urn:tickerloop:problem:tokenizer", "text: it has no tokens")
+
+
+def test_no_model_no_explanation(client: httpx.Client, holder: Holder) -> None:
+    holder.failure = Transient("no model is in service yet")
+    assert client.post("/explain", json={"text": "one"}).headers["retry-after"]
+
+
+def test_a_swap_during_an_explanation_does_not_mix_models(
+    client: httpx.Client, holder: Holder, engine: Engine, stubborn: Model
+) -> None:
+    """The second model calls everything positive: no word adds anything."""
+
+    class Swapped(Engine):
+        def score(self, texts: Sequence[str], priority: Priority) -> list[Scored | Rejected]:
+            holder.held = Current(Engine(engine.runtime, stubborn), "after", 2)
+            return super().score(texts, priority)
+
+    holder.held = Current(Swapped(engine.runtime, engine.model), "before", 1)
+    bodies = [client.post("/explain", json={"text": "Profit soared"}).json() for _ in range(2)]
+    assert [(body["model"], body["epoch"]) for body in bodies] == [("before", 1), ("after", 2)]
+    assert [any(token["attribution"] for token in body["tokens"]) for body in bodies] == [True, False]
+    assert bodies[0]["value"] != bodies[0]["baseline"]
+
+
+def test_one_text_is_explained_at_a_time_and_scoring_goes_on(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, let_go = threading.Event(), threading.Event()
+
+    def explain(*_: object) -> object:
+        begun.set()
+        let_go.wait(20)
+        raise Rejected("tokenizer", "odd")
+
+    monkeypatch.setattr(Explainer, "explain", explain)
+    monkeypatch.setattr("services.score.http.TURN_S", 0.2)
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(client.post, "/explain", json={"text": "one"})
+        assert begun.wait(10)
+        second = client.post("/explain", json={"text": "two"})
+        score = client.post("/score", json={"texts": ["three"]})
+        let_go.set()
+    assert problem(second, 503)["detail"] == "other texts are being explained"
+    assert second.headers["retry-after"]
+    assert score.is_success
+    problem(first.result(), 422)
+    problem(client.post("/explain", json={"text": "four"}), 422)  # the turn was given back

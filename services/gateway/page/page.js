@@ -50,6 +50,9 @@ function card(prediction, fresh) {
   node.dataset.prediction = prediction.prediction_id;
   if (fresh) node.classList.add("fresh");
   find("chip").textContent = prediction.label;
+  find("chip").title = "Which words make it so?";
+  find("chip").disabled = !prediction.text;
+  find("chip").addEventListener("click", () => explain(find("chip"), find("text"), prediction));
   for (const ticker of prediction.tickers) {
     const button = make("button", "", ticker);
     button.type = "button";
@@ -88,6 +91,40 @@ function link(prediction) {
     }
   } catch { /* no address, or none that a browser understands */ }
   return document.createTextNode(prediction.source);
+}
+
+// What the words add to the label is shown in the text: those for it on its colour, those against it underlined.
+async function explain(chip, place, prediction) {
+  chip.disabled = true;
+  let problem = "The gateway does not answer; try again.";
+  try {
+    const response = await fetch("/v1/explain", {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify({ text: prediction.text, label: prediction.label }),
+    });
+    const answer = await response.json();
+    if (response.ok) return place.replaceChildren(...attributed(prediction.text, answer));
+    problem = answer.detail ?? problem;
+  } catch { /* the line to the gateway broke: said below */ } finally {
+    chip.disabled = false;
+  }
+  toast("No explanation", problem);
+}
+
+function attributed(text, { tokens, model }) {
+  const characters = Array.from(text); // offsets count code points, JavaScript's strings UTF-16 units
+  const most = Math.max(...tokens.map((token) => Math.abs(token.attribution)));
+  const nodes = [];
+  let at = 0;
+  for (const { start, end, attribution } of tokens) {
+    const mark = make("mark", attribution < 0 ? "against" : "", characters.slice(start, end).join(""));
+    mark.style.setProperty("--share", `${Math.round((60 * Math.abs(attribution)) / most) || 0}%`);
+    mark.title = `${attribution < 0 ? "−" : "+"}${Math.abs(attribution).toFixed(2)} by ${model}`;
+    nodes.push(document.createTextNode(characters.slice(at, start).join("")), mark);
+    at = end;
+  }
+  return [...nodes, document.createTextNode(characters.slice(at).join(""))];
 }
 
 function offerJudgement(place, prediction, problem) {
