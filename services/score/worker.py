@@ -162,6 +162,7 @@ class Worker:
             threads=settings.threads,
             share=self._engine(),
             cache=settings.model_cache,
+            long_texts=settings.long_texts,
         )
 
     def _engine(self) -> Engine | None:
@@ -182,8 +183,9 @@ class Worker:
         metrics.BATCH_TEXTS.observe(len(texts))
         metrics.SCORED.labels(used.version).inc(len(texts))
         scored_at = now_ms()
+        languages = used.engine.card.languages
         return [
-            answer if isinstance(answer, Rejected) else events(*next(scores), record, used, scored_at)
+            answer if isinstance(answer, Rejected) else events(*next(scores), record, used, scored_at, languages)
             for record, answer in zip(records, answers, strict=True)
         ]
 
@@ -206,9 +208,15 @@ def _epoch(mark: str) -> int:
 
 
 def events(
-    text: CleanText, scored: Scored | Rejected, record: Record, used: Current | registry.Champion, at: int
+    text: CleanText,
+    scored: Scored | Rejected,
+    record: Record,
+    used: Current | registry.Champion,
+    at: int,
+    languages: Sequence[str] = (),
 ) -> Answer:
-    """The prediction of a text and its mentions; `at` is when it was scored, in milliseconds."""
+    """The prediction of a text and its mentions; `at` is when it was scored, in milliseconds, `languages` are those of
+    the model's card."""
     if isinstance(scored, Rejected):
         return scored
     prediction = Prediction(
@@ -225,6 +233,7 @@ def events(
         event_time=text.event_time,
         scored=at,
         truncated=scored.truncated,
+        foreign=bool(languages) and text.language not in languages,
         origin=Origin(record.topic, record.partition, record.offset),
     )
     mentions = [

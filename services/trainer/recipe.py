@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from services.score import artifact
-from services.score.artifact import Model
+from services.score.artifact import EXAMPLES, Model
 from services.score.base import BUNDLED, Base, Encoding, find, sha256
 from services.score.engine import Runtime, embed, open_runtime
 from services.score.head import Head
@@ -33,22 +33,9 @@ FILES: Final = ("tfns_train.csv", "tfns_valid.csv", "sentfin.csv")
 TFNS_LABELS: Final = {"0": "negative", "1": "positive", "2": "neutral"}
 SEEDS: Final = (20_250_101, 20_250_102)
 """One run each; what is shipped is their average."""
+LANGUAGES: Final = ("en",)
 CALIBRATION: Final = 20
 """One text in so many is not learned from: it measures the temperature."""
-
-EXAMPLES: Final = (
-    "Harbour Lane Foods lifts its full-year profit outlook after record orders",
-    "Quarterly profit at Ostrava Gear doubles and beats every estimate",
-    "$DLTR upgraded to buy, price target raised",
-    "Shares of Kestrel Air soar after it wins a big contract",
-    "Norvik Shipping slumps to a loss as freight rates collapse",
-    "$XPEV plunges after weak guidance and a downgrade to sell",
-    "Brightwell Homes cuts its dividend and warns on full-year profit",
-    "Regulator fines Calder Bank over failures in its controls",
-    "The annual general meeting of Tolna Paper will be held on 12 May in Budapest",
-    "Stocks to watch today: seven names on our list",
-)
-"""Written for this project; the model's own answers to them recognise it on another machine."""
 
 
 class Example(NamedTuple):
@@ -91,6 +78,7 @@ def main(data: Path, say: Callable[[str], None] = print) -> Model:
         parent=None,
         metrics=figures,
         examples=dict(zip(EXAMPLES, embed(runtime, EXAMPLES), strict=True)),
+        languages=LANGUAGES,
     )
     artifact.save(model, artifact.bundled())
     say(f"version {model.card.version}, temperature {temperature}, written to {artifact.bundled()}")

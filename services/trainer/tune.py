@@ -17,7 +17,7 @@ from peft.tuners.lora import LoraLayer
 from torch.nn.functional import log_softmax
 
 from services.score.adapter import Adapter, LowRank
-from services.score.base import TOKENIZER, Base
+from services.score.base import Base
 from services.score.features import Features
 from services.score.head import Head
 from services.score.tokens import Tokenizer
@@ -194,7 +194,7 @@ def _bf16(device: str) -> bool:
 
 def _ids(base: Base, texts: Sequence[str]) -> list[list[int]]:
     ids = []
-    for found in Tokenizer(base.folder / TOKENIZER)(texts):
+    for found in Tokenizer(base.folder)(texts):
         if isinstance(found, Rejected):
             raise found
         ids.append(found.ids)
