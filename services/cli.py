@@ -372,6 +372,44 @@ def models_show(version: str) -> None:
     show(found[version])
 
 
+@models.command("add")
+@click.argument("name")
+@click.option("--label-map", metavar="JSON", help="what its labels count as, as JSON or in a file")
+@click.option("--languages", default="", help="what it reads, e.g. en,zh: texts in others are marked; default: any")
+def models_add(name: str, label_map: str | None, languages: str) -> None:
+    """Register a sequence classifier: a folder, or a model that Hugging Face has (safetensors, a fast tokenizer).
+
+    Labels that say negative, neutral or positive, bearish or bullish, are understood; others need a map:
+
+    \b
+      --label-map '{"LABEL_0": "negative", "LABEL_1": "neutral", "LABEL_2": "positive"}'
+
+    Several may count as one: their probabilities add. It is not put in service: `tickerloop models promote` does that.
+    """
+    from services.clean.language import CODES
+    from services.trainer.adopt import add
+
+    codes = [code for code in languages.split(",") if code]
+    if unknown := set(codes) - CODES:
+        known = ", ".join(sorted(CODES))
+        raise click.UsageError(f"--languages: no text is found to be in {', '.join(sorted(unknown))}; it takes {known}")
+    model = add(settings(), name, _label_map(label_map), codes, lambda line: notes.print(line, highlight=False))
+    click.echo(f"model {model.card.version} is registered; tickerloop models promote {model.card.version} --reason …")
+
+
+def _label_map(given: str | None) -> dict[str, str]:
+    """Of a JSON object, or of a file that holds one."""
+    if given is None:
+        return {}
+    try:
+        content = given if given.lstrip().startswith("{") else Path(given).read_text(encoding="utf-8")
+        return msgspec.json.decode(content, type=dict[str, str])
+    except (OSError, UnicodeDecodeError, msgspec.DecodeError) as error:
+        raise click.UsageError(
+            f"--label-map takes a JSON object of labels, or a file that holds one: {error}"
+        ) from None
+
+
 @models.command("promote")
 @click.argument("version")
 @click.option("--reason", required=True, help="kept in the ledger")

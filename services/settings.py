@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from services.score.base import default_cache
+from services.score.base import LongTexts, default_cache
 from services.stream.bus import Bus
 from services.stream.database import Connect, connector
 from services.stream.errors import Misconfigured
@@ -50,6 +50,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     companies: str = ""
     """CSV file with the columns `ticker` and `names` by which companies are found in texts, instead of ours
     (`services/clean/entities.py` describes it); empty takes ours."""
+    long_texts: LongTexts = "truncate"
+    """Of a text longer than the encoder takes: `truncate` reads its start and marks the prediction, `windows` reads up
+    to 16 windows of it and takes their mean."""
     device: str = "auto"
     """auto, cpu or cuda."""
     threads: int = 0

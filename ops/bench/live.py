@@ -158,7 +158,7 @@ def _second_model(settings: Settings) -> str:
     texts = [example.text for example in engine.card.examples]
     examples = dict(zip(texts, engine.embed(texts), strict=True))
     model = artifact.make(
-        engine.model.head, 1.1 * engine.card.temperature, engine.runtime.encoding,
+        engine.model.head, 1.1 * engine.card.temperature, engine.runtime.encoding, languages=engine.card.languages,
         dataset="bench", parent=engine.card.version, metrics={}, examples=examples,
     )  # fmt: skip
     folder = settings.data_folder / "second"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Annotated, Final, NamedTuple
@@ -19,9 +19,11 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from services.score import adapter as adapters
+from services.score import head as heads
+from services.score import labels as label_maps
 from services.score.adapter import Adapter
-from services.score.base import EXPORT, BaseFiles, Encoding, adapter_hash
-from services.score.head import Head, from_bytes, to_bytes
+from services.score.base import EXPORT, LOGITS, BaseFiles, Encoding, adapter_hash
+from services.score.head import Answering, to_bytes
 from services.stream.errors import Rejected
 from services.stream.events import LABELS
 
@@ -31,6 +33,26 @@ ADAPTER: Final = "adapter.safetensors"
 TOLERANCE: Final = 0.05
 """Of a stored probability. Other processors round otherwise, and a rounding that flips in int8 is amplified by later
 layers; a wrong file is off by much more on some example."""
+
+READERS: Final[Mapping[str, Callable[[bytes], Answering]]] = {
+    EXPORT: heads.from_bytes,
+    LOGITS: label_maps.from_bytes,
+}
+"""What reads the head over each kind of features; a model over others is from another release."""
+
+EXAMPLES: Final = (
+    "Harbour Lane Foods lifts its full-year profit outlook after record orders",
+    "Quarterly profit at Ostrava Gear doubles and beats every estimate",
+    "$DLTR upgraded to buy, price target raised",
+    "Shares of Kestrel Air soar after it wins a big contract",
+    "Norvik Shipping slumps to a loss as freight rates collapse",
+    "$XPEV plunges after weak guidance and a downgrade to sell",
+    "Brightwell Homes cuts its dividend and warns on full-year profit",
+    "Regulator fines Calder Bank over failures in its controls",
+    "The annual general meeting of Tolna Paper will be held on 12 May in Budapest",
+    "Stocks to watch today: seven names on our list",
+)
+"""Written for this project; a model's own answers to them recognise it on another machine."""
 
 Hash = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
@@ -51,11 +73,11 @@ class ModelCard(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Logits are divided by it (Guo et al. 2017, "On Calibration of Modern Neural Networks")."""
     base: BaseFiles
     export: str
-    """`services.score.base.EXPORT` when it was made: the features that the head expects."""
+    """The features that the head expects, as `services.score.base` named them when it was made."""
     head: Hash
     adapter: Hash | None
     dataset: str
-    """SHA-256 over the ids and labels, or the files, that it learned from."""
+    """SHA-256 over the ids and labels, or the files, that it learned from; empty where nobody here knows them."""
     parent: str | None
     """Version it was trained on from."""
     metrics: dict[str, float]
@@ -63,26 +85,34 @@ class ModelCard(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Milliseconds since the epoch."""
     examples: tuple[Answered, ...]
     tolerance: float
+    languages: tuple[str, ...] = ()
+    """ISO 639-1 codes of what it reads; when empty, nothing is known of it and no text is marked as foreign."""
 
 
 class Model(NamedTuple):
     """A verified card with its head and adapter."""
 
     card: ModelCard
-    head: Head
+    head: Answering
     adapter: Adapter
 
 
 def version_of(
-    head: str, adapter: str | None, base: BaseFiles, export: str, labels: Sequence[str], temperature: float
+    head: str,
+    adapter: str | None,
+    base: BaseFiles,
+    export: str,
+    labels: Sequence[str],
+    temperature: float,
+    languages: Sequence[str],
 ) -> str:
-    """12 hex digits of SHA-256 over all that makes the answers; `head` and `adapter` are hashes."""
-    parts = [head, adapter, base.weights, base.tokenizer, base.config, export, list(labels), temperature]
+    """12 hex digits of SHA-256 over all that makes the answers and their marks; `head` and `adapter` are hashes."""
+    parts = [head, adapter, base.weights, base.tokenizer, base.config, export, list(labels), temperature, *languages]
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:12]
 
 
 def make(
-    head: Head,
+    head: Answering,
     temperature: float,
     encoding: Encoding,
     *,
@@ -90,17 +120,18 @@ def make(
     parent: str | None,
     metrics: Mapping[str, float],
     examples: Mapping[str, np.ndarray],
+    languages: Sequence[str],
 ) -> Model:
-    """A model of a head that was just trained; `examples` maps texts to their features float32[d]."""
+    """A model of a head over an encoding; `examples` maps texts to their features float32[d]."""
     head_hash, adapter = hashlib.sha256(to_bytes(head)).hexdigest(), adapter_hash(encoding.adapter)
     base = encoding.base.files
     answers = head.probabilities(np.stack(list(examples.values())), temperature).round(6)
     card = ModelCard(
-        version=version_of(head_hash, adapter, base, EXPORT, LABELS, temperature),
+        version=version_of(head_hash, adapter, base, encoding.export, LABELS, temperature, languages),
         labels=LABELS,
         temperature=temperature,
         base=base,
-        export=EXPORT,
+        export=encoding.export,
         head=head_hash,
         adapter=adapter,
         dataset=dataset,
@@ -109,6 +140,7 @@ def make(
         created=time.time_ns() // 1_000_000,
         examples=tuple(Answered(text, (p[0], p[1], p[2])) for text, p in zip(examples, answers.tolist(), strict=True)),
         tolerance=TOLERANCE,
+        languages=tuple(languages),
     )
     return Model(card, head, encoding.adapter)
 
@@ -136,14 +168,15 @@ def load(folder: Path) -> Model:
         raise Rejected("tampered", f"{folder} holds no model: {error}") from None
     head = _content(folder / HEAD, card.head)
     adapter = _content(folder / ADAPTER, card.adapter) if card.adapter else None
-    derived = version_of(card.head, card.adapter, card.base, card.export, card.labels, card.temperature)
+    derived = version_of(card.head, card.adapter, card.base, card.export, card.labels, card.temperature, card.languages)
     if derived != card.version:
         raise Rejected("tampered", f"{CARD} says version {card.version}, its content makes {derived}")
     if card.labels != LABELS:
         raise Rejected("labels", f"the model answers {', '.join(card.labels)}; this release knows {', '.join(LABELS)}")
-    if card.export != EXPORT:
-        raise Rejected("export", f"the head was trained on features {card.export}; this release makes {EXPORT}")
-    return Model(card, from_bytes(head), adapters.from_bytes(adapter) if adapter else {})
+    if card.export not in READERS:
+        known = " and ".join(READERS)
+        raise Rejected("export", f"the head was trained on features {card.export}; this release makes {known}")
+    return Model(card, READERS[card.export](head), adapters.from_bytes(adapter) if adapter else {})
 
 
 def _content(path: Path, wanted: str) -> bytes:

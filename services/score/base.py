@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -35,11 +35,17 @@ CONFIG: Final = "config.json"
 EXPORT: Final = "mean-max-first.int8-rows.2"
 """Which features are taken and how they are quantised (`features.py`, `bert.py`, `quantise.py`); a change there is a
 new name here."""
+LOGITS: Final = "logits.int8-rows.2"
+"""The same of a sequence classifier, whose features are its own logits."""
 OUTSIDE: Final = 1e4
 """Taken off the states and scores of padding before a maximum or a softmax: far beyond any of them."""
 
+LongTexts = Literal["truncate", "windows"]
+"""What becomes of a text that is longer than the encoder takes: its start is read, or all of it, window by window."""
 
-Export = Callable[[Path, Adapter, Path], None]
+
+class Untraceable(Misconfigured):
+    """A model has no export that gives its own answers; torch itself must run it."""
 
 
 class BaseFiles(Struct, frozen=True, kw_only=True):
@@ -59,21 +65,26 @@ class Base(NamedTuple):
 
 
 class Encoding(NamedTuple):
-    """All that makes the features: a base and what was learned on top of it."""
+    """All that makes the features: a base, what was learned on top of it, and which features are taken."""
 
     base: Base
     adapter: Adapter = MappingProxyType({})
+    export: str = EXPORT
+    """`EXPORT` or `LOGITS`."""
 
     @property
     def key(self) -> str:
         """See `key_of`."""
-        return key_of(self.base.files, adapter_hash(self.adapter))
+        return key_of(self.base.files, adapter_hash(self.adapter), self.export)
 
 
-def key_of(files: BaseFiles, adapter: str | None) -> str:
+Export = Callable[[Encoding, Path], None]
+
+
+def key_of(files: BaseFiles, adapter: str | None, export: str) -> str:
     """Equal for equal features: 16 hex digits over the base's hashes, the adapter's and the export recipe. Names the
     exported encoder in the cache."""
-    parts = "\n".join((files.weights, files.tokenizer, files.config, adapter or "", EXPORT))
+    parts = "\n".join((files.weights, files.tokenizer, files.config, adapter or "", export))
     return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
 
@@ -97,7 +108,7 @@ def sha256(path: Path) -> str:
 
 
 def find(name: str = BUNDLED) -> Base:
-    """The encoder that `name` means, with the hashes that its files have now.
+    """The encoder that `name` means, with the hashes that its files have now; a folder is named by its whole path.
 
     Raises:
         Misconfigured: it isn't there, a file of it is missing, or the bundled one isn't the pinned one.
@@ -107,7 +118,8 @@ def find(name: str = BUNDLED) -> Base:
     if missing:
         raise Misconfigured(f"{folder} has no {', '.join(missing)}: an encoder needs safetensors and a fast tokenizer")
     hashes = (sha256(folder / file) for file in (WEIGHTS, TOKENIZER, CONFIG))
-    files = BaseFiles(name=name, **dict(zip(("weights", "tokenizer", "config"), hashes, strict=True)))
+    named = str(folder.resolve()) if Path(name).is_dir() else name
+    files = BaseFiles(name=named, **dict(zip(("weights", "tokenizer", "config"), hashes, strict=True)))
     if name == BUNDLED:
         check(files, PINNED)
     return Base(folder, files)
@@ -154,6 +166,9 @@ def default_cache() -> Path:
 def exported(encoding: Encoding, cache: Path | None = None, export: Export | None = None) -> Path:
     """The int8 ONNX file of an encoder, built on first use (seconds) by one process while others wait for it.
 
+    Raises:
+        Untraceable: there can't be one.
+
     Exporters give other bytes from version to version, so the file's hash isn't part of a model: it is kept beside
     the file to notice damage, and a model's stored examples prove the content.
     """
@@ -168,7 +183,7 @@ def exported(encoding: Encoding, cache: Path | None = None, export: Export | Non
             export = by_shape
         partial = Path(tempfile.mkdtemp(prefix=".building-", dir=folder))
         try:
-            export(encoding.base.folder, encoding.adapter, partial / file.name)
+            export(encoding, partial / file.name)
             (partial / note.name).write_text(sha256(partial / file.name))
             note.unlink(missing_ok=True)
             (partial / file.name).replace(file)

@@ -8,6 +8,7 @@ several threads.
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 
 from services.score import artifact
 from services.score.artifact import Model, ModelCard
-from services.score.base import TOKENIZER, Encoding, check, exported, find, key_of
+from services.score.base import Encoding, LongTexts, Untraceable, check, exported, find, key_of
 from services.score.batching import BUDGET
 from services.score.lanes import Lanes, Pending, Priority
 from services.score.tokens import Tokenizer, Tokens
@@ -34,10 +35,12 @@ SLOW_FUSION: Final = "SkipLayerNormFusion"
 """onnxruntime's: on a CPU its SkipLayerNormalization takes six times as long as the Add and LayerNormalization that it
 replaces."""
 
+log = logging.getLogger(__name__)
+
 
 class Scored(NamedTuple):
     """One text's answer. `probabilities` in the order of `LABELS`, summing to 1; `truncated` when only its start was
-    read."""
+    read. Of a text in windows they are the mean, weighted by tokens."""
 
     label: Label
     probabilities: tuple[float, float, float]
@@ -50,7 +53,7 @@ class OnnxEncoder:
 
     device = "cpu"
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, graph: Path | bytes) -> None:
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else its builds report to Microsoft; read at the import
         import onnxruntime
 
@@ -58,7 +61,10 @@ class OnnxEncoder:
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(
-            str(file), options, providers=["CPUExecutionProvider"], disabled_optimizers=[SLOW_FUSION]
+            graph if isinstance(graph, bytes) else str(graph),
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=[SLOW_FUSION],
         )
 
     def run(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -80,21 +86,34 @@ class Runtime(NamedTuple):
         return self.encoding.key
 
 
-def open_runtime(encoding: Encoding, *, device: str = "auto", threads: int = 0, cache: Path | None = None) -> Runtime:
-    """Load an encoder, exporting it first where this machine hasn't yet. `device` is auto, cpu or cuda.
+def open_runtime(
+    encoding: Encoding,
+    *,
+    device: str = "auto",
+    threads: int = 0,
+    cache: Path | None = None,
+    long_texts: LongTexts = "truncate",
+) -> Runtime:
+    """Load an encoder, exporting it first where this machine hasn't yet. `device` is auto, cpu or cuda; on the CPU,
+    torch runs what can't be exported.
 
     Raises:
-        Misconfigured: cuda is asked for and there is none, or `device` is something else.
+        Misconfigured: cuda is asked for and there is none, or `device` is something else; or the encoder's files don't
+            hold what is taken from it.
     """
-    folder = encoding.base.folder
-    tokenizer = Tokenizer(folder / TOKENIZER)
+    tokenizer = Tokenizer(encoding.base.folder, long_texts)
     if _on_gpu(device):
         from services.score.features import TorchEncoder  # imports torch
 
-        return Runtime(
-            encoding, tokenizer, Lanes(TorchEncoder(folder, encoding.adapter, "cuda"), GPU_BUDGET, GPU_LANES)
-        )
-    return Runtime(encoding, tokenizer, Lanes(OnnxEncoder(exported(encoding, cache)), BUDGET, threads or _cores()))
+        return Runtime(encoding, tokenizer, Lanes(TorchEncoder(encoding, "cuda"), GPU_BUDGET, GPU_LANES))
+    try:
+        file = exported(encoding, cache)
+    except Untraceable as why:
+        from services.score.features import TorchEncoder
+
+        log.warning("%s; torch runs it in fp32, which is slower", why)
+        return Runtime(encoding, tokenizer, Lanes(TorchEncoder(encoding, "cpu"), BUDGET, 1))
+    return Runtime(encoding, tokenizer, Lanes(OnnxEncoder(file), BUDGET, threads or _cores()))
 
 
 def _cores() -> int:
@@ -170,11 +189,17 @@ class Engine:
                 f"model {self.card.version} on {self.device} does not give its stored answers: {'; '.join(wrong)}"
             )
         tokens = [found.ids for found in self.runtime.tokenizer(texts) if isinstance(found, Tokens)]
-        self.runtime.lanes.warm(list(itertools.chain(*tokens)))
+        self.runtime.lanes.warm(list(itertools.chain(*tokens)), self.runtime.tokenizer.most)
 
 
 def open_engine(
-    folder: Path, *, device: str = "auto", threads: int = 0, share: Engine | None = None, cache: Path | None = None
+    folder: Path,
+    *,
+    device: str = "auto",
+    threads: int = 0,
+    share: Engine | None = None,
+    cache: Path | None = None,
+    long_texts: LongTexts = "truncate",
 ) -> Engine:
     """Load, verify and warm the model in `folder`; with the same features it shares the runtime of `share`.
 
@@ -183,12 +208,13 @@ def open_engine(
         Misconfigured: its encoder isn't here or is another, or it doesn't give its stored answers.
     """
     model = artifact.load(folder)
-    if share is not None and share.runtime.key == key_of(model.card.base, model.card.adapter):
+    if share is not None and share.runtime.key == key_of(model.card.base, model.card.adapter, model.card.export):
         runtime = share.runtime
     else:
         base = find(model.card.base.name)
         check(base.files, model.card.base)
-        runtime = open_runtime(Encoding(base, model.adapter), device=device, threads=threads, cache=cache)
+        encoding = Encoding(base, model.adapter, model.card.export)
+        runtime = open_runtime(encoding, device=device, threads=threads, cache=cache, long_texts=long_texts)
     engine = Engine(runtime, model)
     engine.warm()
     return engine
@@ -212,32 +238,51 @@ class Scoring:
 
     def _answers(self, chunk: _Chunk) -> Iterator[Scored | Rejected]:
         features, failed = chunk.pending.result()
-        rows = iter(self._engine.probabilities(features).tolist() if len(features) else ())
-        numbers = itertools.count()
+        good = [found for found in chunk.tokens if isinstance(found, Tokens)]
+        # Where every text failed, there are no features to say how many there would be.
+        means = _means(self._engine.probabilities(features), good) if features.size else np.zeros((len(good), 3))
+        rows = iter(means.tolist())
+        number = 0
         for found in chunk.tokens:
             if isinstance(found, Rejected):
                 yield found
                 continue
-            row, number = next(rows), next(numbers)
-            label = LABELS[row.index(max(row))]
-            yield failed.get(number) or Scored(label, (row[0], row[1], row[2]), found.truncated)
+            row, windows = next(rows), range(number, number + 1 + len(found.more))
+            number = windows.stop
+            why = next((failed[window] for window in windows if window in failed), None)
+            yield why or Scored(LABELS[row.index(max(row))], (row[0], row[1], row[2]), found.truncated)
+
+
+def _means(rows: np.ndarray, texts: Sequence[Tokens]) -> np.ndarray:
+    """Answers to the windows of n texts → float64[n, 3], weighted by tokens."""
+    if len(rows) == len(texts):
+        return rows
+    weights = np.array([len(ids) for text in texts for ids in (text.ids, *text.more)], np.float64)[:, None]
+    starts = _starts(texts)
+    means: np.ndarray = np.add.reduceat(rows * weights, starts) / np.add.reduceat(weights, starts)
+    return means
+
+
+def _starts(texts: Sequence[Tokens]) -> np.ndarray:
+    """int64[n]: the place of each text's first window among all windows."""
+    return np.cumsum([0, *(1 + len(text.more) for text in texts[:-1])])
 
 
 class _Chunk(NamedTuple):
     tokens: list[Tokens | Rejected]
     pending: Pending
-    """Of those that could be tokenised."""
+    """Of the windows of those that could be tokenised, in order."""
 
 
 def _submitted(runtime: Runtime, texts: Sequence[str], priority: Priority) -> Iterator[_Chunk]:
     for at in range(0, len(texts), CHUNK):
         tokens = runtime.tokenizer(texts[at : at + CHUNK])
-        good = [found.ids for found in tokens if isinstance(found, Tokens)]
-        yield _Chunk(tokens, runtime.lanes.submit(good, priority))
+        windows = [ids for found in tokens if isinstance(found, Tokens) for ids in (found.ids, *found.more)]
+        yield _Chunk(tokens, runtime.lanes.submit(windows, priority))
 
 
 def embed(runtime: Runtime, texts: Sequence[str]) -> np.ndarray:
-    """Features float32[n, d] of texts, without a model.
+    """Features float32[n, d] of texts, without a model; of a text in windows those of its first.
 
     Raises:
         Rejected: a text can't be tokenised or encoded.
@@ -247,5 +292,5 @@ def embed(runtime: Runtime, texts: Sequence[str]) -> np.ndarray:
         features, failed = pending.result()
         for why in (*(one for one in tokens if isinstance(one, Rejected)), *failed.values()):
             raise why
-        found.append(features)
+        found.append(features[_starts([one for one in tokens if isinstance(one, Tokens)])])
     return np.concatenate(found)

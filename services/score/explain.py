@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
 from services.score.engine import Engine, Scored
+from services.score.head import Head
 from services.score.lanes import Priority
 from services.score.tokens import Word
 from services.stream.errors import Rejected
@@ -50,7 +51,7 @@ class Explainer:
         """Explain `label`, or the one that the engine gives the text. The first call imports torch.
 
         Raises:
-            Rejected: the text can't be scored.
+            Rejected: the text can't be scored, or the model is a classifier of one's own.
         """
         (scored,) = engine.score([text], Priority.INTERACTIVE)
         if isinstance(scored, Rejected):
@@ -73,8 +74,11 @@ class Explainer:
     def _gradients(self, engine: Engine) -> Gradients:
         found = self._held.get(engine)
         if found is None:
+            head = engine.model.head
+            if not isinstance(head, Head):
+                raise Rejected("unexplained", "the model in service is a classifier of one's own, and only heads are")
             from services.score.gradients import Gradients  # imports torch
 
             self._held.clear()  # before the next is loaded: never two in memory
-            found = self._held[engine] = Gradients(engine.runtime.encoding, engine.model)
+            found = self._held[engine] = Gradients(engine.runtime.encoding, head, engine.card.temperature)
         return found

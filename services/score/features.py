@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModel
+from transformers import AutoModel, AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
 from services.score.adapter import Adapter, merged
-from services.score.base import OUTSIDE
+from services.score.base import EXPORT, OUTSIDE, Encoding
+from services.stream.errors import Misconfigured
 
 
 class Features(torch.nn.Module):
@@ -28,16 +29,9 @@ class Features(torch.nn.Module):
     before the last, and the first token of the last.
     """
 
-    def __init__(self, folder: Path, adapter: Adapter, attention: str, dtype: torch.dtype) -> None:
+    def __init__(self, folder: Path, adapter: Adapter, attention: str | None, dtype: torch.dtype) -> None:
         super().__init__()
-        with _Quiet():
-            self.encoder: Any = AutoModel.from_pretrained(
-                str(folder), attn_implementation=attention, dtype=torch.float32, use_safetensors=True,
-                local_files_only=True,
-            )  # fmt: skip
-        plain = {name: part.detach().numpy() for name, part in self.encoder.named_parameters() if name in adapter}
-        for name, weight in merged(plain, adapter).items():
-            self.encoder.get_parameter(name).data = torch.from_numpy(weight)
+        self.encoder, _ = _loaded(AutoModel, folder, adapter, attention)
         self.to(dtype).eval()
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -63,28 +57,80 @@ class Features(torch.nn.Module):
         return torch.cat([*parts, last[:, 0]], -1)
 
 
+class Logits(torch.nn.Module):
+    """(ids int64[n, t], mask int64[n, t]) → [n, k]: a sequence classifier's own logits.
+
+    Raises:
+        Misconfigured: the files hold no such classifier, or not all of its weights.
+    """
+
+    def __init__(self, folder: Path, adapter: Adapter, attention: str | None, dtype: torch.dtype) -> None:
+        super().__init__()
+        try:
+            self.classifier, missing = _loaded(AutoModelForSequenceClassification, folder, adapter, attention)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise Misconfigured(f"{folder} holds no sequence classifier: {error}") from None
+        if missing:  # transformers would go on with random ones
+            raise Misconfigured(f"{folder} holds no sequence classifier: it lacks {', '.join(sorted(missing))}")
+        self.padding = self.classifier.config.pad_token_id or 0
+        self.to(dtype).eval()
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        # Some models find positions, or the last token, by the padding's id.
+        own = torch.where(mask == 1, ids, self.padding)
+        logits: torch.Tensor = self.classifier(input_ids=own, attention_mask=mask).logits
+        return logits
+
+
+def module_of(encoding: Encoding, attention: str | None, dtype: torch.dtype) -> torch.nn.Module:
+    """What makes the features of `encoding`; `attention` as transformers names it, None for the fastest it has.
+
+    Raises:
+        Misconfigured: see `Logits`.
+    """
+    kind = Features if encoding.export == EXPORT else Logits
+    return kind(encoding.base.folder, encoding.adapter, attention, dtype)
+
+
+def _loaded(kind: Any, folder: Path, adapter: Adapter, attention: str | None) -> tuple[Any, set[str]]:
+    """A transformers model with the adapter in it, and the names of the weights that its files lack."""
+    with _Quiet():
+        model, report = kind.from_pretrained(
+            str(folder), attn_implementation=attention, dtype=torch.float32, use_safetensors=True,
+            local_files_only=True, output_loading_info=True,
+        )  # fmt: skip
+    plain = {name: part.detach().numpy() for name, part in model.named_parameters() if name in adapter}
+    for name, weight in merged(plain, adapter).items():
+        model.get_parameter(name).data = torch.from_numpy(weight)
+    return model, set(report["missing_keys"])
+
+
 class _Quiet:
-    """No progress bar over a load of a tenth of a second."""
+    """No progress bar over a load of a tenth of a second, and no table of weights that aren't asked for."""
 
     def __enter__(self) -> None:
         self._shown = transformers_logging.is_progress_bar_enabled()
+        self._level = transformers_logging.get_verbosity()
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 
     def __exit__(self, *_: object) -> None:
+        transformers_logging.set_verbosity(self._level)
         if self._shown:
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 class TorchEncoder:
-    """The encoder on a GPU in bf16 (or, as its reference, on the CPU in fp32).
+    """The encoder on a GPU in bf16, or on the CPU in fp32: as its reference, and where there is no export.
 
     Each thread that calls it has a stream of its own, so that one batch is copied while another is computed.
     """
 
-    def __init__(self, folder: Path, adapter: Adapter, device: str) -> None:
+    def __init__(self, encoding: Encoding, device: str) -> None:
         self.device = device
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
-        self._features = Features(folder, adapter, "sdpa", dtype).to(device)
+        self._features = module_of(encoding, None, dtype).to(device)
         self._threads = threading.local()
 
     def run(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from captum.attr import IntegratedGradients
 
-from services.score.artifact import Model
 from services.score.base import Encoding
 from services.score.features import Features
+from services.score.head import Head
 
 STEPS: Final = 64
 """On anchors the gap is then 0.8 % of the difference that is explained (median; 4 % at most), in a second of one core;
@@ -42,11 +42,11 @@ class Attributed(NamedTuple):
 class Gradients:
     """A model in fp32 on the CPU, whatever serves it: int8 has no gradients, and a GPU's memory is the stream's."""
 
-    def __init__(self, encoding: Encoding, model: Model) -> None:
+    def __init__(self, encoding: Encoding, head: Head, temperature: float) -> None:
         features = Features(encoding.base.folder, encoding.adapter, "sdpa", torch.float32)
         self._features = features.requires_grad_(False)
-        self._head = [torch.from_numpy(part) for part in model.head]
-        self._temperature = model.card.temperature
+        self._head = [torch.from_numpy(part) for part in head]
+        self._temperature = temperature
 
     def attribute(self, ids: Sequence[int], blanks: Sequence[int], label: int) -> Attributed:
         """Explain the label with that index; `blanks` are the ids of the same text without words."""

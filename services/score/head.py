@@ -1,13 +1,22 @@
-"""From an encoder's features to probabilities: one hidden layer, in numpy."""
+"""From an encoder's features to probabilities: one hidden layer, in numpy, or whatever else answers alike."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from safetensors.numpy import load, save
 
 from services.stream.errors import Rejected
+
+
+class Answering(Protocol):
+    """A named tuple of arrays that turns features into probabilities: a `Head`, or a classifier's `LabelMap`."""
+
+    def probabilities(self, features: np.ndarray, temperature: float) -> np.ndarray:
+        """float32[n, d] → float64[n, 3], rows summing to 1."""
+
+    def _asdict(self) -> dict[str, Any]: ...
 
 
 class Head(NamedTuple):
@@ -45,7 +54,7 @@ def softmax(logits: np.ndarray, temperature: float) -> np.ndarray:
     return answer
 
 
-def to_bytes(head: Head) -> bytes:
+def to_bytes(head: Answering) -> bytes:
     """As safetensors; equal heads give equal bytes."""
     return save({name: np.ascontiguousarray(value) for name, value in head._asdict().items()})
 

@@ -174,13 +174,13 @@ class Lanes:
         self._queue.put([job for _, job in jobs], priority)
         return Pending(len(ids), [(batch, job.future) for batch, job in jobs])
 
-    def warm(self, tokens: Sequence[int]) -> None:
-        """Put a text of each of `LENGTHS`, made of `tokens` over and over, through every lane.
+    def warm(self, tokens: Sequence[int], most: int) -> None:
+        """Put a text of each of `LENGTHS` up to `most`, made of `tokens` over and over, through every lane.
 
         Raises:
             Misconfigured: the encoder fails on one.
         """
-        for length in LENGTHS:
+        for length in sorted({min(length, most) for length in LENGTHS}):
             text = list(itertools.islice(itertools.cycle(tokens), length))
             for pending in [self.submit([text], Priority.STREAM) for _ in range(self.count)]:
                 for why in pending.result().failed.values():

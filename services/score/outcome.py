@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from services.score.engine import Scored
@@ -24,8 +25,11 @@ class Used(Protocol):
         """Its epoch."""
 
 
-def events(text: CleanText, scored: Scored | Rejected, record: Record, used: Used, at: int) -> Answer:
-    """The prediction of a text and its mentions; `at` is when it was scored, in milliseconds."""
+def events(
+    text: CleanText, scored: Scored | Rejected, record: Record, used: Used, at: int, languages: Sequence[str] = ()
+) -> Answer:
+    """The prediction of a text and its mentions; `at` is when it was scored, in milliseconds, `languages` are those of
+    the model's card."""
     if isinstance(scored, Rejected):
         return scored
     prediction = Prediction(
@@ -42,6 +46,7 @@ def events(text: CleanText, scored: Scored | Rejected, record: Record, used: Use
         event_time=text.event_time,
         scored=at,
         truncated=scored.truncated,
+        foreign=bool(languages) and text.language not in languages,
         origin=Origin(record.topic, record.partition, record.offset),
     )
     mentions = [

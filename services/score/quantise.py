@@ -25,9 +25,11 @@ TINY: Final = 1e-12
 
 def quantise(model: ModelProto) -> ModelProto:
     """Replace x·W, for each constant W[k, n], by scale(x) · (int8(x) · int8(W)) · scale(W); changes `model` itself."""
+    _share(model)
     rewriter = _Rewriter(model)
     nodes = [new for node in model.graph.node for new in rewriter.rewrite(node)]
-    kept = [tensor for tensor in model.graph.initializer if tensor.name not in rewriter.replaced]
+    used = {name for node in nodes for name in node.input}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
     del model.graph.node[:], model.graph.initializer[:]
     model.graph.node.extend(nodes)
     model.graph.initializer.extend([*kept, *rewriter.constants])
@@ -41,11 +43,23 @@ def rows(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.rint(weights / scale).astype(np.int8), scale.astype(np.float32)
 
 
+def _share(model: ModelProto) -> None:
+    """Equal weights, as of ALBERT's layers, are traced as Identity of one constant: take the constant itself."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    copies = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type == "Identity" and n.input[0] in constants}
+    nodes = [node for node in model.graph.node if node.output[0] not in copies]
+    for node in nodes:
+        for place, name in enumerate(node.input):
+            node.input[place] = copies.get(name, name)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
 class _Rewriter:
     def __init__(self, model: ModelProto) -> None:
         self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}
         self._quantised: set[str] = set()
-        self.replaced: set[str] = set()
+        self._widths: dict[str, int] = {}
         self.constants: list[TensorProto] = []
         self._constant("i8.one", np.float32(1))
         self._constant("i8.tiny", np.float32(TINY))
@@ -64,25 +78,26 @@ class _Rewriter:
             return [node]
         source, name = node.input
         answer = node.output[0]
-        weights = to_array(self._tensors[name])
-        self.replaced.add(name)
-        whole, scale = rows(weights)
-        out = f"{answer}.i8"
-        operands = [
-            f"{source}.i8",
-            self._constant(f"{out}.weights", whole),
-            "i8.one",
-            self._constant(f"{out}.scale", scale),
-            "i8.zero",
-        ]
-        self._constant(f"{out}.width", np.array([weights.shape[1]], np.int64))
+        out, w = f"{answer}.i8", f"{name}.i8"
+        operands = [f"{source}.i8", f"{w}.weights", "i8.one", f"{w}.scale", "i8.zero"]
         return [
-            *self._activations(source, weights.shape[0]),
+            *self._activations(source, self._weights(name)),
             make_node("MatMulIntegerToFloat", operands, [f"{out}.product"], domain="com.microsoft"),
             make_node("Mul", [f"{out}.product", f"{source}.i8.scale"], [f"{out}.scaled"]),
-            make_node("Concat", [f"{source}.i8.lead", f"{out}.width"], [f"{out}.shape"], axis=0),
+            make_node("Concat", [f"{source}.i8.lead", f"{w}.width"], [f"{out}.shape"], axis=0),
             make_node("Reshape", [f"{out}.scaled", f"{out}.shape"], [answer]),
         ]
+
+    def _weights(self, name: str) -> int:
+        """Quantises the weights `name`[k, n], once however many products they are in; gives k."""
+        if name not in self._widths:
+            weights = to_array(self._tensors[name])
+            whole, scale = rows(weights)
+            self._widths[name] = weights.shape[0]
+            self._constant(f"{name}.i8.weights", whole)
+            self._constant(f"{name}.i8.scale", scale)
+            self._constant(f"{name}.i8.width", np.array([weights.shape[1]], np.int64))
+        return self._widths[name]
 
     def _activations(self, source: str, width: int) -> list[NodeProto]:
         """Nodes that quantise `source`[…, width], once however many products take it."""

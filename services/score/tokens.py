@@ -1,4 +1,7 @@
-"""Text → token ids, at most `MAX_TOKENS` of them, with a note of what was cut off."""
+"""Text → token ids, at most as many as the encoder takes, with a note of what was cut off.
+
+A long text is cut, or read in windows that overlap.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import msgspec
 from tokenizers import Encoding
 from tokenizers import Tokenizer as FastTokenizer
 
+from services.score.base import CONFIG, TOKENIZER, LongTexts
 from services.stream.errors import Rejected
 
 MAX_TOKENS: Final = 256
-"""Of one text, the two special ones included: the length that the bundled encoder's own configuration takes."""
+"""Of one text or window, the special ones included: the length that the bundled encoder's own configuration takes."""
 CHARS_PER_TOKEN: Final = 40
 """Beyond MAX_TOKENS times this a text is cut before it is tokenised, which bounds the time spent on what is dropped
 anyway."""
@@ -20,6 +25,15 @@ BLANKS: Final = ("[MASK]", "<mask>", "[PAD]", "<pad>")
 """Tokens that stand for a word without saying which, best first: an encoder was trained to read past a mask, while a
 row of padding is nothing that it knows. On eight anchors the largest attribution was on the word whose removal changes
 most five times by masks, three times by padding."""
+WINDOWS: Final = 16
+"""Of one text at most."""
+OVERLAP: Final = 32
+"""Tokens that a window shares with the one before, so that few sentences are in no window whole."""
+PLACES_AFTER_PAD: Final = frozenset(
+    {"camembert", "data2vec-text", "esm", "ibert", "lilt", "longformer", "luke", "mpnet", "roberta"}
+    | {"roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"}
+)
+"""Model types that number their positions from behind the padding token's id on, and so have fewer than they name."""
 
 
 class Tokens(NamedTuple):
@@ -27,6 +41,8 @@ class Tokens(NamedTuple):
 
     ids: list[int]
     truncated: bool
+    more: tuple[list[int], ...] = ()
+    """Windows after the first."""
 
 
 class Word(NamedTuple):
@@ -40,22 +56,26 @@ class Word(NamedTuple):
 
 
 class Tokenizer:
-    """A fast tokenizer from its `tokenizer.json`; whatever truncation or padding that file asks for is overruled."""
+    """The fast tokenizer of a Hugging Face folder; whatever truncation or padding its file asks for is overruled."""
 
-    def __init__(self, file: Path) -> None:
-        self._fast = FastTokenizer.from_file(str(file))
+    def __init__(self, folder: Path, long_texts: LongTexts = "truncate") -> None:
+        self._fast = FastTokenizer.from_file(str(folder / TOKENIZER))
+        self.most = most_tokens(folder)
+        self._windows = WINDOWS if long_texts == "windows" else 1
         self._fast.no_padding()
-        self._fast.enable_truncation(MAX_TOKENS)
+        # At least one token of a window must be new, or reading would never come to an end.
+        room = self.most - self._fast.num_special_tokens_to_add(is_pair=False) - 1
+        self._fast.enable_truncation(self.most, stride=min(OVERLAP, room) if self._windows > 1 else 0)
 
     def __call__(self, texts: Sequence[str]) -> list[Tokens | Rejected]:
         """As many answers as texts, in order; `Rejected` for a text that can't be tokenised."""
-        heads = [text[: MAX_TOKENS * CHARS_PER_TOKEN] for text in texts]
+        heads = [text[: self._windows * self.most * CHARS_PER_TOKEN] for text in texts]
         try:
             encodings: list[Encoding | Rejected] = list(self._fast.encode_batch_fast(heads))
         except Exception:  # one text breaks the whole call: find it
             encodings = [self._one(head) for head in heads]
         return [
-            found if isinstance(found, Rejected) else _tokens(found, cut=head != text)
+            found if isinstance(found, Rejected) else self._tokens(found, cut=head != text)
             for found, head, text in zip(encodings, heads, texts, strict=True)
         ]
 
@@ -94,8 +114,27 @@ class Tokenizer:
         except Exception as error:
             return Rejected("tokenizer", f"{type(error).__name__}: {error}")
 
+    def _tokens(self, found: Encoding, cut: bool) -> Tokens | Rejected:
+        if not found.ids:
+            return Rejected("tokenizer", "it has no tokens")
+        further = found.overflowing
+        read = self._windows - 1
+        return Tokens(found.ids, len(further) > read or cut, tuple(window.ids for window in further[:read]))
 
-def _tokens(found: Encoding, cut: bool) -> Tokens | Rejected:
-    if not found.ids:
-        return Rejected("tokenizer", "it has no tokens")
-    return Tokens(found.ids, bool(found.overflowing) or cut)
+
+class _Positions(msgspec.Struct, frozen=True):
+    """What of `config.json` bounds a text's length."""
+
+    model_type: str = ""
+    max_position_embeddings: int | None = None
+    n_positions: int | None = None
+    pad_token_id: int | None = None
+
+
+def most_tokens(folder: Path) -> int:
+    """How many tokens of a text, the special ones included, the encoder in `folder` is given."""
+    config = msgspec.json.decode((folder / CONFIG).read_bytes(), type=_Positions)
+    places = config.max_position_embeddings or config.n_positions or MAX_TOKENS
+    if config.model_type in PLACES_AFTER_PAD:
+        places -= 1 + (1 if config.pad_token_id is None else config.pad_token_id)
+    return min(MAX_TOKENS, places) if places > 0 else MAX_TOKENS  # some without a bound say −1

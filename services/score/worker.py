@@ -189,6 +189,7 @@ class Worker:
             threads=settings.threads,
             share=self._engine(),
             cache=settings.model_cache,
+            long_texts=settings.long_texts,
         )
 
     def _engine(self) -> Engine | None:
@@ -209,8 +210,9 @@ class Worker:
         metrics.BATCH_TEXTS.observe(len(texts))
         metrics.SCORED.labels(used.version).inc(len(texts))
         scored_at = now_ms()
+        languages = used.engine.card.languages
         return [
-            answer if isinstance(answer, Rejected) else events(*next(scores), record, used, scored_at)
+            answer if isinstance(answer, Rejected) else events(*next(scores), record, used, scored_at, languages)
             for record, answer in zip(records, answers, strict=True)
         ]
 

@@ -104,6 +104,9 @@ class Prediction(Event, frozen=True, kw_only=True):
     event_time: Millis
     scored: Millis
     truncated: bool = False
+    """Only the text's start was read."""
+    foreign: bool = False
+    """The text is in a language that the model isn't meant for."""
     origin: Origin
 
     @property

@@ -19,14 +19,14 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from services.score import artifact
-from services.score.artifact import Model
+from services.score.artifact import EXAMPLES, Model
 from services.score.base import BUNDLED, Base, Encoding, find, sha256
 from services.score.engine import Runtime, embed, open_runtime
 from services.score.head import Head
 from services.stream.events import LABELS, derived_id
 from services.trainer.anchors import anchors
-from services.trainer.head import calibrate, fit
-from services.trainer.tune import Plan, Progress, Tuned, soup, tune
+from services.trainer.head import TUNE, calibrate, fit
+from services.trainer.tune import Plan, Progress, Tuned, smoothed, soup, tune
 
 FILES: Final = ("tfns_train.csv", "tfns_valid.csv", "sentfin.csv")
 TFNS_LABELS: Final = {"0": "negative", "1": "positive", "2": "neutral"}
@@ -36,22 +36,11 @@ SEEDS: Final = (1, 2, 3)
 """One run each; what is shipped is their average."""
 RANK: Final = 64
 """Of the adapter."""
+SETTLE: Final = TUNE._replace(epochs=3, batch=256, rate=1e-4, dropout=0.3)
+"""For the head, at last, over the features as they are served: averaged, of low rank and in int8."""
+LANGUAGES: Final = ("en",)
 CALIBRATION: Final = 20
 """One text in so many is not learned from: it measures the temperature."""
-
-EXAMPLES: Final = (
-    "Harbour Lane Foods lifts its full-year profit outlook after record orders",
-    "Quarterly profit at Ostrava Gear doubles and beats every estimate",
-    "$DLTR upgraded to buy, price target raised",
-    "Shares of Kestrel Air soar after it wins a big contract",
-    "Norvik Shipping slumps to a loss as freight rates collapse",
-    "$XPEV plunges after weak guidance and a downgrade to sell",
-    "Brightwell Homes cuts its dividend and warns on full-year profit",
-    "Regulator fines Calder Bank over failures in its controls",
-    "The annual general meeting of Tolna Paper will be held on 12 May in Budapest",
-    "Stocks to watch today: seven names on our list",
-)
-"""Written for this project; the model's own answers to them recognise it on another machine."""
 
 
 class Example(NamedTuple):
@@ -81,19 +70,24 @@ def main(data: Path, say: Callable[[str], None] = print) -> Model:
     base = find(BUNDLED)
     runs = [train(base, sets, Plan(), seed, say) for seed in SEEDS]
     tuned = soup(runs)
+    learn = [*sets.learn, *unlinked(sets.learn)]
     runtime = open_runtime(Encoding(base, tuned.adapter(RANK)), device="cpu")
-    figures = report(tuned.head, runtime, sets, say)
+    features = embed(runtime, [e.text for e in learn])
+    settled = smoothed(targets(learn), Plan().smoothing)
+    head = fit(features, settled, weights(learn), init=tuned.head, seed=SEED, schedule=SETTLE)
+    figures = report(head, runtime, sets, say)
     temperature = calibrate(
-        tuned.head.logits(embed(runtime, [e.text for e in sets.apart])), targets(sets.apart), weights(sets.apart)
+        head.logits(embed(runtime, [e.text for e in sets.apart])), targets(sets.apart), weights(sets.apart)
     )
     model = artifact.make(
-        tuned.head,
+        head,
         temperature,
         runtime.encoding,
         dataset=hashlib.sha256("".join(sha256(data / name) for name in FILES).encode()).hexdigest(),
         parent=None,
         metrics=figures,
         examples=dict(zip(EXAMPLES, embed(runtime, EXAMPLES), strict=True)),
+        languages=LANGUAGES,
     )
     artifact.save(model, artifact.bundled())
     say(f"version {model.card.version}, temperature {temperature}, written to {artifact.bundled()}")

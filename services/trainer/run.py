@@ -21,9 +21,9 @@ from psycopg2.extensions import cursor as Cursor
 from services.runtime import now_ms
 from services.score import artifact
 from services.score.artifact import Model
-from services.score.base import Encoding, find
+from services.score.base import EXPORT, Encoding, find
 from services.score.engine import Engine, Runtime, embed, open_engine, open_runtime
-from services.score.head import Head
+from services.score.head import Answering, Head
 from services.settings import Settings
 from services.stream.bus import Bus, Outgoing
 from services.stream.database import transaction
@@ -85,13 +85,11 @@ def train_once(settings: Settings, trigger: str, say: Say, *, encoder: str | Non
         try:
             say(f"learning from {len(data.learn)} labels, measured on {len(data.measure)} held-out ones")
             engine = open_engine(folder, device=settings.device, threads=settings.threads, cache=settings.model_cache)
+            encoding = encoding_for(engine, encoder, say)
             runtime = engine.runtime
-            if encoder is not None:
+            if encoding.key != runtime.key:
                 runtime = open_runtime(
-                    Encoding(find(encoder)),
-                    device=settings.device,
-                    threads=settings.threads,
-                    cache=settings.model_cache,
+                    encoding, device=settings.device, threads=settings.threads, cache=settings.model_cache
                 )
             model, verdict = challenge(engine, runtime, data, seed)
             say(f"{verdict.champion.rate:.1%} → {verdict.challenger.rate:.1%} on held-out texts: {verdict.reason}")
@@ -105,31 +103,45 @@ def train_once(settings: Settings, trigger: str, say: Say, *, encoder: str | Non
             raise
 
 
+def encoding_for(engine: Engine, encoder: str | None, say: Say) -> Encoding:
+    """What the challenger's head is fitted on: `encoder`, or else the champion's own encoding. Of a champion that is a
+    whole classifier that is its encoder's hidden features: in its few logits, what a correction is about is gone.
+
+    Raises:
+        Misconfigured: see `find`.
+    """
+    own = engine.runtime.encoding
+    if encoder is not None:
+        return Encoding(find(encoder))
+    if own.export != EXPORT:
+        say("the champion answers by its own classifier; its challenger is a fresh head over the same encoder")
+        return Encoding(own.base)
+    return own
+
+
 def challenge(engine: Engine, runtime: Runtime, data: Dataset, seed: int) -> tuple[Model, Verdict]:
     """Fit a challenger on the features of `runtime` and compare it with the champion in `engine` on the same examples.
 
-    Over the champion's own encoder it starts from the champion's head; over another it starts afresh.
+    Over the champion's own features it starts from the champion's head; over others it starts afresh.
     """
     learn, replay = [*data.learn], [*data.replay]
     people = dataset.one_hot([*learn, *replay])
     features = embed(runtime, [*(e.text for e in learn), *(e.text for e in replay), *data.live])
-    same = runtime.key == engine.runtime.key
-    live = features[len(people) :] if same or not data.live else embed(engine.runtime, data.live)
-    parent = engine.model.head.probabilities(live, 1.0) if data.live else np.zeros((0, len(LABELS)))
+    champion = engine.model.head
+    init = champion if runtime.key == engine.runtime.key and isinstance(champion, Head) else None
+    live = features[len(people) :] if init or not data.live else embed(engine.runtime, data.live)
+    parent = champion.probabilities(live, 1.0) if data.live else np.zeros((0, len(LABELS)))
     targets = np.concatenate([people, parent.astype(np.float32)])
     weights = np.repeat(
         np.array([1.0, REPLAY_WEIGHT, LIVE_WEIGHT], np.float32), [len(learn), len(replay), len(data.live)]
     )
-    if same:
-        head = fit(features, targets, weights, init=engine.model.head, seed=seed)
-    else:
-        head = fit(features, targets, weights, seed=seed, schedule=TRANSFER)
+    head = fit(features, targets, weights, init=init, seed=seed, schedule=None if init else TRANSFER)
 
     anchor = embed(runtime, [e.text for e in data.anchor])
     verdict = gate.judge(
-        _right(engine.model.head, engine.runtime, data.measure),
+        _right(champion, engine.runtime, data.measure),
         _right(head, runtime, data.measure),
-        _right(engine.model.head, engine.runtime, data.anchor),
+        _right(champion, engine.runtime, data.anchor),
         _right(head, runtime, data.anchor),
     )
     temperature = calibrate(head.logits(anchor), dataset.one_hot(data.anchor), np.ones(len(anchor), np.float32))
@@ -142,15 +154,16 @@ def challenge(engine: Engine, runtime: Runtime, data: Dataset, seed: int) -> tup
         parent=engine.card.version,
         metrics={"held_out_accuracy": verdict.challenger.rate, "anchor_accuracy": verdict.anchor_challenger.rate},
         examples=dict(zip(examples, embed(runtime, examples), strict=True)),
+        languages=engine.card.languages if runtime.encoding.base.files == engine.card.base else (),
     )
     return model, verdict
 
 
-def _right(head: Head, runtime: Runtime, examples: Sequence[Labelled]) -> np.ndarray:
+def _right(head: Answering, runtime: Runtime, examples: Sequence[Labelled]) -> np.ndarray:
     """bool[n]: whose label is the people's."""
     if not examples:
         return np.zeros(0, bool)
-    answers = head.logits(embed(runtime, [e.text for e in examples])).argmax(axis=1)
+    answers = head.probabilities(embed(runtime, [e.text for e in examples]), 1.0).argmax(axis=1)
     right: np.ndarray = answers == np.array([e.label for e in examples])
     return right
 

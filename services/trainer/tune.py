@@ -17,7 +17,7 @@ import torch
 from torch.nn.functional import log_softmax
 
 from services.score.adapter import Adapter, low_rank
-from services.score.base import TOKENIZER, Base
+from services.score.base import Base
 from services.score.features import Features
 from services.score.head import Head
 from services.score.tokens import Tokenizer
@@ -47,7 +47,7 @@ class Plan(NamedTuple):
     dropout: float = 0.1
     """Of the features and the hidden units."""
     smoothing: float = 0.05
-    """Share of each target that is spread over all labels (Szegedy et al. 2016): labels err."""
+    """See `smoothed`."""
 
 
 class Tuned(NamedTuple):
@@ -102,7 +102,7 @@ def tune(
         Rejected: a text can't be tokenised.
     """
     ids = _ids(base, texts)
-    y = torch.from_numpy((1 - plan.smoothing) * targets + plan.smoothing / targets.shape[1]).float()
+    y = torch.from_numpy(smoothed(targets, plan.smoothing)).float()
     w = torch.from_numpy((weights / weights.mean()).astype(np.float32))
     with seeded(seed):
         module = _Tuning(base, head).to(device)
@@ -141,6 +141,12 @@ def tune(
                 progress(Progress(step, steps, loss_now, (time.monotonic() - began) / step * (steps - step)))
             after_epoch(module.tuned())
         return module.tuned()
+
+
+def smoothed(targets: np.ndarray, share: float) -> np.ndarray:
+    """Of float32[n, k] targets `share` spread over all labels (Szegedy et al. 2016): labels err."""
+    spread: np.ndarray = (1 - share) * targets + share / targets.shape[1]
+    return spread
 
 
 def soup(runs: Sequence[Tuned]) -> Tuned:
@@ -196,7 +202,7 @@ def _bf16(device: str) -> bool:
 
 def _ids(base: Base, texts: Sequence[str]) -> list[list[int]]:
     ids = []
-    for found in Tokenizer(base.folder / TOKENIZER)(texts):
+    for found in Tokenizer(base.folder)(texts):
         if isinstance(found, Rejected):
             raise found
         ids.append(found.ids)

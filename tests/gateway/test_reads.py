@@ -148,3 +148,19 @@ def test_a_query_that_takes_too_long_is_503(gateway: Running, monkeypatch: Any) 
 
     monkeypatch.setattr("services.gateway.queries.predictions", slow)
     problem(gateway.client.get("/v1/predictions"), 503)
+
+
+def test_a_text_in_a_language_that_its_model_is_not_meant_for_is_marked(gateway: Running) -> None:
+    gateway.execute(
+        "INSERT INTO model_version (version, card, files, created)"
+        """ VALUES ('english', '{"languages": ["en"]}', '{}', 1), ('any', '{"languages": []}', '{}', 1)"""
+    )
+    stored = (
+        made(1, model="english"),
+        made(2, language="zh", model="english"),
+        made(3, language="zh", model="any"),
+        made(4, language="zh", model="unknown"),
+    )
+    gateway.store(*stored)
+    items = gateway.client.get("/v1/predictions").json()["items"]
+    assert {item["text_id"][-1]: item["foreign"] for item in items} == {"1": False, "2": True, "3": False, "4": False}

@@ -42,6 +42,7 @@ def make_model(engine: Engine, head: Head) -> Model:
         parent=engine.card.version,
         metrics={},
         examples=dict(zip(texts, engine.embed(texts), strict=True)),
+        languages=("en",),
     )
 
 

@@ -32,10 +32,11 @@ def test_what_is_saved_is_loaded(copied: Path) -> None:
 
 def test_the_version_follows_the_content(engine: Engine) -> None:
     card = engine.card
-    given = (card.head, card.adapter, card.base, card.export, card.labels, card.temperature)
-    assert artifact.version_of(*given) == card.version
+    given = (card.head, card.adapter, card.base, card.export, card.labels)
+    assert artifact.version_of(*given, card.temperature, card.languages) == card.version
     assert len(card.version) == 12
-    assert artifact.version_of(*given[:5], card.temperature + 0.1) != card.version
+    assert artifact.version_of(*given, card.temperature + 0.1, card.languages) != card.version
+    assert artifact.version_of(*given, card.temperature, ("en", "zh")) != card.version
 
 
 @pytest.mark.parametrize("position", [-1, 40, 5_000])
@@ -73,7 +74,9 @@ def test_a_bad_card_is_refused(copied: Path, changes: dict[str, Any]) -> None:
 
 def test_a_model_for_other_features_is_refused(copied: Path, engine: Engine) -> None:
     card = engine.card
-    version = artifact.version_of(card.head, card.adapter, card.base, "other.1", card.labels, card.temperature)
+    version = artifact.version_of(
+        card.head, card.adapter, card.base, "other.1", card.labels, card.temperature, card.languages
+    )
     edit(copied, export="other.1", version=version)
     with pytest.raises(Rejected, match=r"trained on features other\.1"):
         artifact.load(copied)
@@ -82,7 +85,9 @@ def test_a_model_for_other_features_is_refused(copied: Path, engine: Engine) -> 
 def test_another_encoder_than_the_models_is_refused(copied: Path, engine: Engine) -> None:
     card = engine.card
     base = msgspec.structs.replace(card.base, weights="0" * 64)
-    version = artifact.version_of(card.head, card.adapter, base, card.export, card.labels, card.temperature)
+    version = artifact.version_of(
+        card.head, card.adapter, base, card.export, card.labels, card.temperature, card.languages
+    )
     edit(copied, base=msgspec.to_builtins(base), version=version)
     with pytest.raises(Misconfigured, match=r"model\.safetensors is 53aa5117[0-9a-f]+, not 0000"):
         open_engine(copied)
@@ -117,3 +122,4 @@ def test_the_card_states_what_the_model_does(engine: Engine) -> None:
 def test_the_bundled_base_is_the_pinned_one(engine: Engine) -> None:
     assert engine.card.base == find().files
     assert len(engine.card.examples) >= 8
+    assert engine.card.languages == ("en",)

@@ -14,7 +14,6 @@ import onnx
 import pytest
 
 from services.score import artifact
-from services.score.adapter import Adapter
 from services.score.base import CONFIG, TOKENIZER, WEIGHTS, Encoding, check, exported, find, sha256
 from services.score.batching import BUDGET
 from services.score.engine import Engine, OnnxEncoder, Runtime, embed, open_runtime
@@ -23,8 +22,8 @@ from services.stream.errors import Misconfigured
 from services.trainer.anchors import anchors
 
 
-def slow_export(folder: Path, _: Adapter, file: Path) -> None:
-    assert (folder / WEIGHTS).is_file()
+def slow_export(encoding: Encoding, file: Path) -> None:
+    assert (encoding.base.folder / WEIGHTS).is_file()
     time.sleep(0.5)
     file.write_bytes(b"an encoder")
     with (file.parents[2] / "builds").open("a") as log:
@@ -49,7 +48,7 @@ def test_a_damaged_export_is_built_again(tmp_path: Path) -> None:
 
 
 def test_an_export_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
-    def fail(_: Path, __: Adapter, file: Path) -> None:
+    def fail(_: Encoding, file: Path) -> None:
         file.write_bytes(b"half")
         raise RuntimeError("disk full")
 
@@ -80,17 +79,13 @@ def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         find("nobody/such-encoder")
 
 
-def folder_and_adapter(runtime: Runtime) -> tuple[Path, Adapter]:
-    return runtime.encoding.base.folder, runtime.encoding.adapter
-
-
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory, runtime: Runtime) -> Runtime:
     """The fp32 graph, as it is before quantisation."""
     from services.score.export import traced
 
     file = tmp_path_factory.mktemp("fp32") / "encoder.onnx"
-    onnx.save(traced(*folder_and_adapter(runtime)), str(file))
+    onnx.save(traced(runtime.encoding), str(file))
     return runtime._replace(lanes=Lanes(OnnxEncoder(file), BUDGET, 2))
 
 
@@ -100,7 +95,7 @@ TEXTS = [anchor.text for anchor in anchors()[:120]]
 def test_torch_gives_the_exports_features(reference: Runtime, runtime: Runtime) -> None:
     from services.score.features import TorchEncoder
 
-    on_torch = embed(runtime._replace(lanes=Lanes(TorchEncoder(*folder_and_adapter(runtime), "cpu"), BUDGET, 1)), TEXTS)
+    on_torch = embed(runtime._replace(lanes=Lanes(TorchEncoder(runtime.encoding, "cpu"), BUDGET, 1)), TEXTS)
     assert np.abs(on_torch - embed(reference, TEXTS)).max() < 1e-3
 
 

@@ -17,8 +17,8 @@ from services.score import artifact
 from services.score.artifact import Model
 from services.score.batching import BUDGET, plan
 from services.score.engine import Engine, Runtime, Scored, open_engine
-from services.score.lanes import Lanes
-from services.score.tokens import MAX_TOKENS
+from services.score.lanes import Lanes, Priority
+from services.score.tokens import MAX_TOKENS, Tokenizer, Tokens
 from services.stream.errors import Misconfigured, Rejected
 from services.stream.events import LABELS
 from services.trainer.anchors import anchors
@@ -202,3 +202,65 @@ def test_with_its_last_engine_an_encoder_and_its_lanes_are_freed(engine: Engine,
 def test_an_unknown_device_is_named(tmp_path: Path) -> None:
     with pytest.raises(Misconfigured, match="auto, cpu or cuda"):
         open_engine(artifact.bundled(), device="tpu", cache=tmp_path)
+
+
+@pytest.fixture(scope="module")
+def windowed(engine: Engine) -> Engine:
+    """The same model, reading long texts to their end."""
+    tokenizer = Tokenizer(engine.runtime.encoding.base.folder, "windows")
+    return Engine(engine.runtime._replace(tokenizer=tokenizer), engine.model)
+
+
+GOOD_NEWS = "Kestrel Air shares soar to a record high after it wins a big contract and lifts its profit outlook . "
+FILLER = "The annual general meeting of the company will be held on 12 May in Budapest . "
+
+
+def one(engine: Engine, text: str) -> Scored:
+    (scored,) = engine.score([text])
+    assert isinstance(scored, Scored)
+    return scored
+
+
+def test_windows_see_the_end_of_a_long_text(engine: Engine, windowed: Engine) -> None:
+    dull, news = FILLER * 20, FILLER * 20 + GOOD_NEWS * 20
+    assert one(engine, news).probabilities == pytest.approx(one(engine, dull).probabilities, abs=1e-5)
+    assert one(engine, news).truncated
+    assert one(windowed, news).probabilities[2] > one(windowed, dull).probabilities[2] + 0.2
+    assert not one(windowed, news).truncated
+
+
+def test_windows_change_nothing_for_short_texts(engine: Engine, windowed: Engine) -> None:
+    assert close(windowed.score(TEXTS), engine.score(TEXTS))
+    texts = [TEXTS[0], FILLER * 40, "\ud83d", TEXTS[5]]
+    answers = windowed.score(texts)
+    assert isinstance(answers[2], Rejected)
+    assert close([answers[0], answers[3]], engine.score([TEXTS[0], TEXTS[5]]))
+    assert np.array_equal(windowed.embed([FILLER * 40, "up"]).argmax(1), engine.embed([FILLER * 40, "up"]).argmax(1))
+
+
+def test_a_windows_weight_is_its_tokens(engine: Engine, windowed: Engine) -> None:
+    (tokens,) = windowed.runtime.tokenizer([FILLER * 16 + GOOD_NEWS * 3])
+    assert isinstance(tokens, Tokens) and len(tokens.more) == 1
+    windows = [tokens.ids, *tokens.more]
+    assert tokens.ids[-33:-1] == tokens.more[0][1:33]
+    features, _ = engine.runtime.lanes.submit(windows, Priority.STREAM).result()
+    wanted = np.average(engine.probabilities(features), axis=0, weights=[len(ids) for ids in windows])
+    assert one(windowed, FILLER * 16 + GOOD_NEWS * 3).probabilities == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.parametrize(("words", "truncated"), [(16 * 254 - 15 * 32, False), (16 * 254 - 15 * 32 + 1, True)])
+def test_of_a_very_long_text_sixteen_windows_are_read(windowed: Engine, words: int, truncated: bool) -> None:
+    (tokens,) = windowed.runtime.tokenizer(["profit " * words])
+    assert isinstance(tokens, Tokens)
+    assert (len(tokens.more), tokens.truncated) == (15, truncated)
+
+
+def test_where_every_text_fails_each_says_so(runtime: Runtime, engine: Engine) -> None:
+    class Broken:
+        device = "cpu"
+
+        def run(self, *_: np.ndarray) -> np.ndarray:
+            raise RuntimeError("no")
+
+    answers = Engine(runtime._replace(lanes=Lanes(Broken(), BUDGET, 1)), engine.model).score(["one", "two"])
+    assert [getattr(answer, "reason", "") for answer in answers] == ["encoder", "encoder"]

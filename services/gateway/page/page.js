@@ -77,6 +77,7 @@ function card(prediction, fresh) {
   find("numbers").title = "negative · neutral · positive, %";
   find("version").textContent = prediction.model;
   find("version").title = `model ${prediction.model}, epoch ${prediction.epoch}`;
+  if (prediction.foreign) find("version").after(make("span", "foreign", `not meant for ${prediction.language}`));
   offerJudgement(find("judge"), prediction);
   return node;
 }
