@@ -17,10 +17,12 @@ from typing import Any
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 from kafka_broker import Broker
 from loop.scoring import Predictions, Scorer, Stream, add_model, database, epochs, eventually
 
 from services import status
+from services.cli import main
 from services.runtime import Context
 from services.score import artifact, worker
 from services.score.base import exported
@@ -249,8 +251,12 @@ def test_one_that_does_not_answer_is_named(settings: Settings, engine: Engine) -
             "INSERT INTO service (name, slot, pid, state, detail, started, beat) VALUES"
             " ('score', 3, 1, 'running', '{}', 0, 9000000000000), ('score', 4, 1, 'starting', '{}', 0, 9000000000000)"
         )
+    version = add_model(settings, engine)
     with pytest.raises(Unprepared, match=r"promoted: score 3 did not answer within 1 s$"):
-        promote(settings, add_model(settings, engine))
+        promote(settings, version)
+    command = ["models", "promote", version, "--reason", "a test"]
+    answer = CliRunner().invoke(main, command, env=settings.environment())
+    assert answer.exit_code == 3 and "score 3 did not answer within 1 s" in " ".join(answer.output.split())
     assert actions(settings) == ["promote"]
 
 

@@ -17,7 +17,8 @@ from system.texts import Story, write
 pytestmark = pytest.mark.system
 
 COUNT = 4_000
-RATE = "300"
+RATE = "150"
+"""Texts per second: each of the changes in their middle waits for two scorers to prepare."""
 FIRST = 180
 RETRAIN_AFTER = 80
 """Reached by the words on `FIRST` texts, of which some are held out or refused, once and not twice."""
