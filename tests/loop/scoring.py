@@ -67,7 +67,7 @@ def add_model(settings: Settings, engine: Engine, nudge: float = 0.01, *, lies: 
     texts = [example.text for example in engine.card.examples]
     features = engine.embed(texts)[:: -1 if lies else 1]
     model = artifact.make(
-        head, engine.card.temperature, engine.runtime.encoding, dataset="test",
+        head, engine.card.temperature, engine.runtime.encoding, languages=engine.card.languages, dataset="test",
         parent=engine.card.version, metrics={}, examples=dict(zip(texts, features, strict=True)),
     )  # fmt: skip
     folder = settings.data_folder / f"made{nudge}{lies}"

@@ -16,7 +16,8 @@ from services.score.worker import Worker
 from services.stream import topics
 from services.stream.bus import Outgoing, Record
 from services.stream.events import CleanText, Origin, Prediction, decode, encode
-from services.trainer import adopt, registry, run
+from services.trainer import adopt, run
+from services.trainer.promotion import Promoter
 from services.trainer.setup import register_bundled
 
 TEXTS = {"en": "Profit rises", "zh": "公司股价大涨"}
@@ -67,6 +68,10 @@ def predicted(worker: Worker) -> dict[str, Prediction]:
     return {language: decode(Prediction, event.value or b"") for language, event in zip(TEXTS, events, strict=True)}
 
 
+def promote(bench: Bench, version: str) -> None:
+    Promoter(bench.bus, bench.settings.connector("test"), 0).promote(version, actor="ana", reason="a test", evidence={})
+
+
 def test_one_that_reads_chinese_serves_it_unmarked(set_up: Bench, multilingual: Path) -> None:
     worker = Worker(set_up.context("score"))
     worker.start()
@@ -76,7 +81,7 @@ def test_one_that_reads_chinese_serves_it_unmarked(set_up: Bench, multilingual: 
     version = version_in(said)
     assert "positive counts as positive" in said.stderr and "fp32_agreement" in said.stderr
     assert f"tickerloop models promote {version}" in said.stdout
-    registry.promote(set_up.bus, version, actor="ana", reason="a test", evidence={})
+    promote(set_up, version)
     worker = Worker(set_up.context("score"))
     worker.start()
     found = predicted(worker)
@@ -87,7 +92,7 @@ def test_one_that_reads_chinese_serves_it_unmarked(set_up: Bench, multilingual: 
 
 def test_its_challenger_is_a_fresh_head_over_the_same_encoder(set_up: Bench, multilingual: Path) -> None:
     version = version_in(add(set_up, str(multilingual), "--languages", "en,zh"))
-    registry.promote(set_up.bus, version, actor="ana", reason="a test", evidence={})
+    promote(set_up, version)
     set_up.rows(
         "INSERT INTO text (text_id, cluster, body, source, language, marks, event_time, received)"
         " VALUES ('a', 'a', '公司利润下跌', 'wire', 'zh', '{}', 1, 1) RETURNING 1"
@@ -104,7 +109,7 @@ def test_its_challenger_is_a_fresh_head_over_the_same_encoder(set_up: Bench, mul
     assert (parent, card["export"], card["languages"]) == (version, EXPORT, ["en", "zh"])
     assert card["base"]["name"] == str(multilingual.resolve())
     assert outcome.verdict.anchor_challenger.right > outcome.verdict.anchor_champion.right, "a random classifier"
-    registry.promote(set_up.bus, outcome.version, actor="ana", reason="a test", evidence={})
+    promote(set_up, outcome.version)
     worker = Worker(set_up.context("score"))
     worker.start()
     assert not any(p.foreign for p in predicted(worker).values())
