@@ -87,7 +87,7 @@ class Main(click.Group):
         try:
             return super().invoke(ctx)
         except (TickerloopError, TimeoutError) as error:
-            notes.print(f"[red]tickerloop:[/red] {escape(str(error))}", highlight=False, markup=True)
+            notes.print(f"[red]tickerloop:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
             ctx.exit(EXIT_FATAL)
 
 

@@ -113,9 +113,10 @@ def test_only_float32_heads_of_fitting_shapes_are_read(engine: Engine) -> None:
 
 
 def test_the_card_states_what_the_model_does(engine: Engine) -> None:
-    """The anchor set is the one measured set that is here; the card's figure for it is reproduced."""
-    answers = engine.score([anchor.text for anchor in anchors()])
-    right = np.mean([a.label == anchor.label for a, anchor in zip(answers, anchors(), strict=True)])  # type: ignore[union-attr]
+    """The anchor set's other half is the one measured set that is here; the card's figure for it is reproduced."""
+    measured = [anchor for anchor in anchors() if not anchor.replayed]
+    answers = engine.score([anchor.text for anchor in measured])
+    right = np.mean([a.label == anchor.label for a, anchor in zip(answers, measured, strict=True)])  # type: ignore[union-attr]
     assert right == pytest.approx(engine.card.metrics["anchor_accuracy"], abs=0.01)
 
 

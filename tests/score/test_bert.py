@@ -13,7 +13,7 @@ from transformers import BertConfig, BertModel
 
 from services.score import bert
 from services.score.adapter import Adapter, LowRank, low_rank
-from services.score.base import CONFIG
+from services.score.base import CONFIG, Base, BaseFiles, Encoding
 from services.score.engine import OnnxEncoder
 from services.score.export import traced
 from services.score.features import TorchEncoder
@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("bert")
     torch.manual_seed(5)
     config = BertConfig(
-        vocab_size=90, hidden_size=HIDDEN, num_hidden_layers=4, num_attention_heads=4, intermediate_size=128
+        vocab_size=300, hidden_size=HIDDEN, num_hidden_layers=4, num_attention_heads=4, intermediate_size=128
     )
     model = BertModel(config)
     for name, parameter in model.named_parameters():
@@ -53,8 +53,12 @@ def adapter() -> Adapter:
     }
 
 
+def encoding(folder: Path, adapter: Adapter) -> Encoding:
+    return Encoding(Base(folder, BaseFiles(name="tiny", weights="", tokenizer="", config="")), adapter)
+
+
 def batch() -> tuple[np.ndarray, np.ndarray]:
-    ids = RANDOM.integers(0, 90, (6, 11))
+    ids = RANDOM.integers(0, 300, (6, 11))
     mask = (np.arange(11) < np.array([[11], [3], [1], [7], [11], [2]])).astype(np.int64)
     return ids * mask, mask
 
@@ -73,15 +77,15 @@ def error(found: np.ndarray, exact: np.ndarray) -> float:
 def test_features_are_those_of_transformers(folder: Path, adapter: Adapter, tmp_path: Path, changed: bool) -> None:
     chosen = adapter if changed else {}
     ids, mask = batch()
-    exact = TorchEncoder(folder, chosen, "cpu").run(ids, mask)
+    exact = TorchEncoder(encoding(folder, chosen), "cpu").run(ids, mask)
     assert exact.shape == (6, 5 * HIDDEN)
     written = session(bert.graph(folder, chosen), tmp_path).run(ids, mask)
-    by_trace = session(quantise(traced(folder, chosen)), tmp_path).run(ids, mask)
+    by_trace = session(quantise(traced(encoding(folder, chosen))), tmp_path).run(ids, mask)
     assert error(written, exact) < 0.04
     # What is left is rounding: the graph that torch traces has as much of it.
     assert error(written, exact) < 1.3 * error(by_trace, exact)
     if changed:
-        assert error(TorchEncoder(folder, {}, "cpu").run(ids, mask), exact) > 0.2
+        assert error(TorchEncoder(encoding(folder, {}), "cpu").run(ids, mask), exact) > 0.2
 
 
 def test_a_texts_features_do_not_depend_on_its_company(folder: Path, tmp_path: Path) -> None:
@@ -109,4 +113,4 @@ def test_an_adapter_of_another_encoder_is_refused(folder: Path, name: str) -> No
     with pytest.raises(Rejected, match="doesn't fit the encoder"):
         bert.graph(folder, stranger)
     with pytest.raises(Rejected, match="doesn't fit the encoder"):
-        TorchEncoder(folder, stranger, "cpu")
+        TorchEncoder(encoding(folder, stranger), "cpu")

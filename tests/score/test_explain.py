@@ -57,7 +57,7 @@ def test_values_are_those_of_the_fp32_model(engine: Engine, explainer: Explainer
     ids, words = engine.runtime.tokenizer.words(TEXT)
     inside = {place for word in words for place in word.pieces}
     nothing = [MASK if place in inside else token for place, token in enumerate(ids)]
-    features = TorchEncoder(encoding.base.folder, encoding.adapter, "cpu").run(*padded([ids, nothing]))
+    features = TorchEncoder(encoding, "cpu").run(*padded([ids, nothing]))
     p = engine.probabilities(features)[:, LABELS.index(found.explained)]
     assert (found.value, found.baseline) == pytest.approx(np.log(p / (1 - p)), abs=1e-3)
 
