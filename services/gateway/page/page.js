@@ -261,8 +261,14 @@ function learn(ticker, sentiment) {
 }
 
 let railDrawn = 0;
+let railDue = 0;
 function drawRail() {
-  if (performance.now() - railDrawn < 250) return;
+  const wait = 250 - (performance.now() - railDrawn);
+  if (wait > 0) {
+    // What comes too soon is drawn a little later, not with the next prediction: that may take minutes.
+    railDue ||= setTimeout(() => { railDue = 0; drawRail(); }, wait);
+    return;
+  }
   railDrawn = performance.now();
   const busiest = [...tickers].sort((a, b) => b[1].count - a[1].count).slice(0, MAX_RAIL);
   $("rail-empty").hidden = busiest.length > 0;
