@@ -171,9 +171,14 @@ def cpu_seconds(up: Up) -> dict[str, float]:
 
 
 def _cpu(process: psutil.Process) -> float:
-    times = process.cpu_times()
+    """A child that ends meanwhile counts with its parent's next figure."""
+    try:
+        times = process.cpu_times()
+        children = process.children()
+    except psutil.NoSuchProcess:
+        return 0.0
     own = times.user + times.system + times.children_user + times.children_system
-    return float(own) + sum(_cpu(child) for child in process.children())
+    return float(own) + sum(map(_cpu, children))
 
 
 def gateway(settings: Settings) -> httpx.Client:
