@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -161,12 +160,9 @@ def _second_model(settings: Settings) -> str:
         engine.model.head, 1.1 * engine.card.temperature, engine.runtime.encoding, languages=engine.card.languages,
         dataset="bench", parent=engine.card.version, metrics={}, examples=examples,
     )  # fmt: skip
-    folder = settings.data_folder / "second"
-    artifact.save(model, folder)
-    card = json.loads((folder / artifact.CARD).read_bytes())
 
     def write(cursor: Any) -> list[Outgoing]:
-        registry.register(cursor, model.card.version, engine.card.version, card, folder)
+        registry.register(cursor, model.card.version, engine.card.version, artifact.files_of(model))
         return []
 
     bus = settings.open_bus("bench")

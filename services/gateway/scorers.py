@@ -13,6 +13,7 @@ from services.gateway import queries
 from services.gateway.pool import Pool
 from services.gateway.problems import TYPE_PREFIX, Problem, ProblemBody, unavailable
 from services.gateway.recent import Recent
+from services.score.wire import Explanation, Scores
 from services.stream.events import Label
 
 TIMEOUT: Final = httpx.Timeout(30.0, connect=1.0)
@@ -20,59 +21,6 @@ EXPLAIN_TIMEOUT: Final = httpx.Timeout(120.0, connect=1.0)
 """Over a larger encoder than the bundled one, a long text takes a CPU a minute."""
 
 _Answer = TypeVar("_Answer")
-
-
-class Score(msgspec.Struct, frozen=True):
-    """One text's score; `probabilities` are negative, neutral, positive."""
-
-    label: str
-    probabilities: tuple[float, float, float]
-    truncated: bool
-
-
-class Scores(msgspec.Struct, frozen=True):
-    """In the order of the texts that were sent; all by one model."""
-
-    model: str
-    epoch: int
-    scores: list[Score]
-
-
-class Token(msgspec.Struct, frozen=True):
-    """A word, number or mark of a text, as the model's tokenizer divides it.
-
-    `text` is the sent text from `start` to `end`, in characters (Unicode code points). `attribution` is what it adds
-    to the log-odds of the explained label.
-    """
-
-    text: str
-    start: int
-    end: int
-    attribution: float
-
-
-class Explanation(msgspec.Struct, frozen=True):
-    """Why a text gets a label, by integrated gradients (Sundararajan, Taly, Yan 2017).
-
-    `label`, `probabilities` and `truncated` are those of /v1/score. `explained` is the label that the rest is about:
-    `value` is its log-odds, ln(p / (1 − p)), and `baseline` the same with a mask in the place of every token. The
-    attributions sum to value − baseline + gap; `gap` is the method's own error, `relative_gap` is its share of
-    value − baseline, null where that is 0. Gradients need the model in fp32; where `fp32_label` is not `label`, the
-    served model's rounding decided.
-    """
-
-    model: str
-    epoch: int
-    label: Label
-    probabilities: tuple[float, float, float]
-    truncated: bool
-    fp32_label: Label
-    explained: Label
-    tokens: list[Token]
-    value: float
-    baseline: float
-    gap: float
-    relative_gap: float | None
 
 
 class Scorers:

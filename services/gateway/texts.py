@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import Final
 
 import msgspec
 from litestar import post
@@ -12,24 +12,18 @@ from litestar.openapi import ResponseSpec
 from litestar.openapi.spec import OpenAPIMediaType, Operation, RequestBody, Schema
 from litestar.openapi.spec.enums import OpenAPIType
 from litestar.params import JSONBody
-from msgspec import Meta
 
 from services.gateway import intake
 from services.gateway.core import SafeRequest, charge, gateway_of
 from services.gateway.gone import unless_gone
 from services.gateway.problems import MEDIA_TYPE, SPECS, Problem, ProblemBody
-from services.gateway.scorers import Explanation, Scores
+from services.score.wire import ExplainRequest, Explanation, ScoreRequest, Scores
 from services.stream import metrics
-from services.stream.events import Label
 
 LARGE_BODY: Final = 256_000
 """Bytes from which a body is parsed on another thread: the event loop has streams to serve."""
-MAX_SCORE_TEXTS: Final = 256
-MAX_SCORE_CHARS: Final = 20_000
 EXPLAIN_COST: Final = 256
 """What one explanation takes of a client's allowance: it is about as much work as scoring so many texts."""
-
-_ScoreText = Annotated[str, Meta(max_length=MAX_SCORE_CHARS)]
 
 
 class TextsAnswer(msgspec.Struct, frozen=True):
@@ -37,19 +31,6 @@ class TextsAnswer(msgspec.Struct, frozen=True):
 
     accepted: list[intake.Accepted]
     refused: list[intake.Refused]
-
-
-class ScoreRequest(msgspec.Struct, frozen=True):
-    """Texts to score now; nothing of them is kept."""
-
-    texts: Annotated[list[_ScoreText], Meta(min_length=1, max_length=MAX_SCORE_TEXTS)]
-
-
-class ExplainRequest(msgspec.Struct, frozen=True):
-    """A text to explain now, and the label to explain; without one it is the label that the text gets."""
-
-    text: _ScoreText
-    label: Label | None = None
 
 
 _WORKER_SPECS: Final = {

@@ -145,12 +145,17 @@ def make(
     return Model(card, head, encoding.adapter)
 
 
+def files_of(model: Model) -> dict[str, bytes]:
+    """The model's files by name, the card last; equal models give equal bytes."""
+    card = msgspec.json.format(msgspec.json.encode(model.card), indent=2) + b"\n"
+    weights = {ADAPTER: adapters.to_bytes(model.adapter)} if model.adapter else {}
+    return {**weights, HEAD: to_bytes(model.head), CARD: card}
+
+
 def save(model: Model, folder: Path) -> None:
     """Write the files into `folder`, the card last, each replaced whole."""
     folder.mkdir(parents=True, exist_ok=True)
-    card = msgspec.json.format(msgspec.json.encode(model.card), indent=2) + b"\n"
-    weights = {ADAPTER: adapters.to_bytes(model.adapter)} if model.adapter else {}
-    for name, content in {**weights, HEAD: to_bytes(model.head), CARD: card}.items():
+    for name, content in files_of(model).items():
         partial = folder / f".{name}.partial"
         partial.write_bytes(content)
         partial.replace(folder / name)

@@ -9,14 +9,12 @@ import asyncio
 import socket
 import threading
 import time
-from typing import Annotated, Final, Protocol
+from typing import Final, Protocol
 
-import msgspec
 import uvicorn
 from litestar import Litestar, Request, post
 from litestar.datastructures import State
 from litestar.params import JSONBody
-from msgspec import Meta
 
 from services.gateway.gone import unless_gone
 from services.gateway.problems import HANDLERS, FieldError, Problem, unavailable
@@ -25,71 +23,12 @@ from services.score.engine import Engine, Scored
 from services.score.explain import Explainer
 from services.score.lanes import Priority
 from services.score.tokens import Word
+from services.score.wire import ExplainRequest, Explanation, Score, ScoreRequest, Scores, Token
 from services.stream.errors import Misconfigured, Rejected, Transient
-from services.stream.events import Label
 
-MAX_TEXTS: Final = 256
-MAX_CHARS: Final = 20_000
 START_S: Final = 10.0
 TURN_S: Final = 5.0
 """How long an explanation waits for those before it; then another worker may be free."""
-
-_Text = Annotated[str, Meta(max_length=MAX_CHARS)]
-
-
-class Texts(msgspec.Struct, frozen=True):
-    """Texts to score."""
-
-    texts: Annotated[list[_Text], Meta(min_length=1, max_length=MAX_TEXTS)]
-
-
-class Score(msgspec.Struct, frozen=True):
-    """One text's answer; `probabilities` in the order negative, neutral, positive."""
-
-    label: str
-    probabilities: tuple[float, float, float]
-    truncated: bool
-
-
-class Response(msgspec.Struct, frozen=True):
-    """All answers come from one model, in the order of the texts."""
-
-    model: str
-    epoch: int
-    scores: list[Score]
-
-
-class ExplainRequest(msgspec.Struct, frozen=True):
-    """A text and the label to explain; without one it is the label that the text gets."""
-
-    text: _Text
-    label: Label | None = None
-
-
-class Token(msgspec.Struct, frozen=True):
-    """A word, number or mark: `text` is the sent text's characters from `start` to `end`."""
-
-    text: str
-    start: int
-    end: int
-    attribution: float
-
-
-class ExplainResponse(msgspec.Struct, frozen=True):
-    """See `services.score.explain.Explanation`; `label`, `probabilities` and `truncated` are those of `/score`."""
-
-    model: str
-    epoch: int
-    label: Label
-    probabilities: tuple[float, float, float]
-    truncated: bool
-    fp32_label: Label
-    explained: Label
-    tokens: list[Token]
-    value: float
-    baseline: float
-    gap: float
-    relative_gap: float | None
 
 
 class InService(Protocol):
@@ -121,15 +60,15 @@ class ScoreServer:
 
     def __init__(self, holder: Holder, host: str, port: int) -> None:
         @post("/score", status_code=200)
-        async def score(data: JSONBody[Texts], request: Request[None, None, State]) -> Response:
+        async def score(data: JSONBody[ScoreRequest], request: Request[None, None, State]) -> Scores:
             current = _current(holder)
             answers = await unless_gone(request.receive, _answers(current.engine, data.texts))
-            return Response(current.version, current.epoch, [_score(*answer) for answer in enumerate(answers)])
+            return Scores(current.version, current.epoch, [_score(*answer) for answer in enumerate(answers)])
 
         explainer, turn = Explainer(), asyncio.Lock()
 
         @post("/explain", status_code=200)
-        async def explain(data: JSONBody[ExplainRequest]) -> ExplainResponse:
+        async def explain(data: JSONBody[ExplainRequest]) -> Explanation:
             try:
                 # Waits here and not on a thread: those are few, and scoring needs them.
                 await asyncio.wait_for(turn.acquire(), TURN_S)
@@ -188,13 +127,13 @@ def _refused(field: str, why: Rejected) -> Problem:
     return Problem(422, why.reason, f"{error.field}: {error.detail}", errors=[error])
 
 
-def _explained(holder: Holder, explainer: Explainer, asked: ExplainRequest) -> ExplainResponse:
+def _explained(holder: Holder, explainer: Explainer, asked: ExplainRequest) -> Explanation:
     current = _current(holder)
     try:
         found = explainer.explain(current.engine, asked.text, asked.label)
     except Rejected as rejected:
         raise _refused("text", rejected) from None
-    return ExplainResponse(
+    return Explanation(
         model=current.version,
         epoch=current.epoch,
         label=found.scored.label,

@@ -69,7 +69,7 @@ class Tokenizer:
 
     def __call__(self, texts: Sequence[str]) -> list[Tokens | Rejected]:
         """As many answers as texts, in order; `Rejected` for a text that can't be tokenised."""
-        heads = [text[: self._windows * self.most * CHARS_PER_TOKEN] for text in texts]
+        heads = [self._head(text) for text in texts]
         try:
             encodings: list[Encoding | Rejected] = list(self._fast.encode_batch_fast(heads))
         except Exception:  # one text breaks the whole call: find it
@@ -85,7 +85,7 @@ class Tokenizer:
         Raises:
             Rejected: it can't be tokenised.
         """
-        found = self._one(text[: MAX_TOKENS * CHARS_PER_TOKEN])
+        found = self._one(self._head(text))
         if isinstance(found, Rejected):
             raise found
         pieces: dict[int, list[int]] = {}
@@ -107,6 +107,9 @@ class Tokenizer:
             raise Rejected("tokenizer", f"it has none of {', '.join(BLANKS)}")
         inside = {place for word in words for place in word.pieces}
         return [blank if place in inside else token for place, token in enumerate(ids)]
+
+    def _head(self, text: str) -> str:
+        return text[: self._windows * self.most * CHARS_PER_TOKEN]
 
     def _one(self, text: str) -> Encoding | Rejected:
         try:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -100,8 +97,5 @@ def _register(settings: Settings, model: Model) -> None:
         closing(settings.connector("models")()) as connection,
         transaction(connection),
         connection.cursor() as cursor,
-        tempfile.TemporaryDirectory() as folder,
     ):
-        artifact.save(model, Path(folder))
-        card = json.loads((Path(folder) / artifact.CARD).read_bytes())
-        registry.register(cursor, model.card.version, None, card, Path(folder))
+        registry.register(cursor, model.card.version, None, artifact.files_of(model))

@@ -11,6 +11,7 @@ import ast
 import csv
 import hashlib
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -68,9 +69,10 @@ def main(data: Path, say: Callable[[str], None] = print) -> Model:
     """Train, measure, and write the bundled model's files."""
     sets = read(data)
     base = find(BUNDLED)
-    runs = [train(base, sets, Plan(), seed, say) for seed in SEEDS]
-    tuned = soup(runs)
     learn = [*sets.learn, *unlinked(sets.learn)]
+    plain = embed(open_runtime(Encoding(base), device="cpu"), [e.text for e in learn])
+    start = fit(plain, targets(learn), weights(learn), seed=SEED)
+    tuned = soup([train(base, start, learn, sets, Plan(), seed, say) for seed in SEEDS])
     runtime = open_runtime(Encoding(base, tuned.adapter(RANK)), device="cpu")
     features = embed(runtime, [e.text for e in learn])
     settled = smoothed(targets(learn), Plan().smoothing)
@@ -94,18 +96,19 @@ def main(data: Path, say: Callable[[str], None] = print) -> Model:
     return model
 
 
-def train(base: Base, sets: Split, plan: Plan, seed: int, say: Callable[[str], None]) -> Tuned:
-    """One run; tells the figures of each epoch, in int8 as it would serve."""
-    learn = [*sets.learn, *unlinked(sets.learn)]
-    plain = embed(open_runtime(Encoding(base), device="cpu"), [e.text for e in learn])
-    head = fit(plain, targets(learn), weights(learn), seed=SEED)
+def train(
+    base: Base, head: Head, learn: list[Example], sets: Split, plan: Plan, seed: int, say: Callable[[str], None]
+) -> Tuned:
+    """One run from `head`; tells the figures of each epoch, in int8 as it would serve."""
 
     def progress(at: Progress) -> None:
         if at.step % 100 == 0:
             say(f"step {at.step} of {at.steps}, loss {at.loss:.4f}, {at.seconds_left / 60:.1f} min left")
 
     def after_epoch(tuned: Tuned) -> None:
-        report(tuned.head, open_runtime(Encoding(base, tuned.adapter(RANK)), device="cpu"), sets, say)
+        with tempfile.TemporaryDirectory() as cache:  # an export of every epoch is nothing to keep
+            runtime = open_runtime(Encoding(base, tuned.adapter(RANK)), device="cpu", cache=Path(cache))
+            report(tuned.head, runtime, sets, say)
 
     return tune(
         base, head, [e.text for e in learn], targets(learn), weights(learn),

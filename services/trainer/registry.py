@@ -28,8 +28,8 @@ from services.stream.events import ModelChange, decode, encode
 PART_BYTES: Final = 1 << 20
 GENESIS: Final = "0" * 64
 
-SUFFIXES: Final = (".json", ".safetensors")
-"""What a model is made of."""
+CARD: Final = "model.json"
+"""The file that is shown as a version's card."""
 
 CHANGES: Final = ("promote", "rollback")
 """Actions that change the champion, and so are told in `models`; the others are on record only."""
@@ -77,14 +77,15 @@ class LedgerRow(msgspec.Struct, frozen=True):
 _ROW: Final = "epoch, action, version, champion, actor, reason, evidence, at, previous, hash"
 
 
-def register(cursor: Cursor, version: str, parent: str | None, card: Mapping[str, Any], folder: Path) -> None:
-    """Store a model's files, all of `folder` that is JSON or safetensors, and its card; registering the same version
-    again changes nothing."""
-    files = {}
-    for path in sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES):
-        content = path.read_bytes()
-        digest = hashlib.sha256(content).hexdigest()
-        files[path.name] = digest
+def register(cursor: Cursor, version: str, parent: str | None, files: Mapping[str, bytes]) -> None:
+    """Store a model's files by name, among them its card; registering the same version again changes and sends
+    nothing."""
+    cursor.execute("SELECT FROM model_version WHERE version = %s", (version,))
+    if cursor.fetchone() is not None:
+        return
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    for name, content in files.items():
+        digest = digests[name]
         for part in range(0, max(1, len(content)), PART_BYTES):
             cursor.execute(
                 "INSERT INTO model_blob (sha256, part, bytes) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
@@ -93,7 +94,7 @@ def register(cursor: Cursor, version: str, parent: str | None, card: Mapping[str
     cursor.execute(
         "INSERT INTO model_version (version, parent, card, files, created) VALUES (%s, %s, %s, %s, %s)"
         " ON CONFLICT DO NOTHING",
-        (version, parent, json.dumps(card), json.dumps(files), now_ms()),
+        (version, parent, json.dumps(json.loads(files[CARD])), json.dumps(digests), now_ms()),
     )
 
 

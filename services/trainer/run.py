@@ -6,11 +6,9 @@ Never two at once: a run holds an advisory lock on its own session and so dies w
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -128,8 +126,9 @@ def challenge(engine: Engine, runtime: Runtime, data: Dataset, seed: int) -> tup
     people = dataset.one_hot([*learn, *replay])
     features = embed(runtime, [*(e.text for e in learn), *(e.text for e in replay), *data.live])
     champion = engine.model.head
-    init = champion if runtime.key == engine.runtime.key and isinstance(champion, Head) else None
-    live = features[len(people) :] if init or not data.live else embed(engine.runtime, data.live)
+    same = runtime.key == engine.runtime.key
+    init = champion if same and isinstance(champion, Head) else None
+    live = features[len(people) :] if same or not data.live else embed(engine.runtime, data.live)
     parent = champion.probabilities(live, 1.0) if data.live else np.zeros((0, len(LABELS)))
     targets = np.concatenate([people, parent.astype(np.float32)])
     weights = np.repeat(
@@ -137,12 +136,12 @@ def challenge(engine: Engine, runtime: Runtime, data: Dataset, seed: int) -> tup
     )
     head = fit(features, targets, weights, init=init, seed=seed, schedule=None if init else TRANSFER)
 
-    anchor = embed(runtime, [e.text for e in data.anchor])
+    anchor, measure = _embedded(runtime, data.anchor), _embedded(runtime, data.measure)
     verdict = gate.judge(
-        _right(champion, engine.runtime, data.measure),
-        _right(head, runtime, data.measure),
-        _right(champion, engine.runtime, data.anchor),
-        _right(head, runtime, data.anchor),
+        _right(champion, measure if same else _embedded(engine.runtime, data.measure), data.measure),
+        _right(head, measure, data.measure),
+        _right(champion, anchor if same else _embedded(engine.runtime, data.anchor), data.anchor),
+        _right(head, anchor, data.anchor),
     )
     temperature = calibrate(head.logits(anchor), dataset.one_hot(data.anchor), np.ones(len(anchor), np.float32))
     examples = [example.text for example in engine.card.examples]
@@ -159,11 +158,16 @@ def challenge(engine: Engine, runtime: Runtime, data: Dataset, seed: int) -> tup
     return model, verdict
 
 
-def _right(head: Answering, runtime: Runtime, examples: Sequence[Labelled]) -> np.ndarray:
+def _embedded(runtime: Runtime, examples: Sequence[Labelled]) -> np.ndarray:
+    """float32[n, d]; of no examples d is 0."""
+    return embed(runtime, [e.text for e in examples]) if examples else np.zeros((0, 0), np.float32)
+
+
+def _right(head: Answering, features: np.ndarray, examples: Sequence[Labelled]) -> np.ndarray:
     """bool[n]: whose label is the people's."""
     if not examples:
         return np.zeros(0, bool)
-    answers = head.probabilities(embed(runtime, [e.text for e in examples]), 1.0).argmax(axis=1)
+    answers = head.probabilities(features, 1.0).argmax(axis=1)
     right: np.ndarray = answers == np.array([e.label for e in examples])
     return right
 
@@ -179,10 +183,7 @@ def _prepared(bus: Bus, promoter: Promoter, model: Model, champion: registry.Cha
 
 
 def _register(cursor: Cursor, model: Model, champion: registry.Champion) -> Sequence[Outgoing]:
-    with tempfile.TemporaryDirectory() as folder:
-        artifact.save(model, Path(folder))
-        card = json.loads((Path(folder) / artifact.CARD).read_bytes())
-        registry.register(cursor, model.card.version, champion.version, card, Path(folder))
+    registry.register(cursor, model.card.version, champion.version, artifact.files_of(model))
     return ()
 
 

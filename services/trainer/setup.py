@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 
 from psycopg2.extensions import cursor as Cursor
@@ -19,11 +18,11 @@ def register_bundled(bus: Bus) -> None:
         Rejected: the shipped files aren't what their card says.
         Misconfigured: the base encoder is missing or isn't the pinned one.
     """
-    folder = artifact.bundled()
-    card = artifact.load(folder).card
+    model = artifact.load(artifact.bundled())
+    card = model.card
 
     def write(cursor: Cursor) -> list[Outgoing]:
-        registry.register(cursor, card.version, None, json.loads((folder / artifact.CARD).read_bytes()), folder)
+        registry.register(cursor, card.version, None, artifact.files_of(model))
         if registry.champion(cursor) is not None:
             return []
         row = registry.decide(

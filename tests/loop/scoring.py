@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -70,11 +69,8 @@ def add_model(settings: Settings, engine: Engine, nudge: float = 0.01, *, lies: 
         head, engine.card.temperature, engine.runtime.encoding, languages=engine.card.languages, dataset="test",
         parent=engine.card.version, metrics={}, examples=dict(zip(texts, features, strict=True)),
     )  # fmt: skip
-    folder = settings.data_folder / f"made{nudge}{lies}"
-    artifact.save(model, folder)
-    card = json.loads((folder / artifact.CARD).read_bytes())
     with database(settings) as cursor:
-        registry.register(cursor, model.card.version, engine.card.version, card, folder)
+        registry.register(cursor, model.card.version, engine.card.version, artifact.files_of(model))
     return model.card.version
 
 

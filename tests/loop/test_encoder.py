@@ -8,34 +8,23 @@ import msgspec
 import pytest
 import torch
 from loop.conftest import Bench
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import RobertaConfig, RobertaModel
+from score import shapes
+from transformers import RobertaModel
 
 from services.score.worker import Worker
 from services.stream.errors import Misconfigured
 from services.trainer import run
-from services.trainer.anchors import anchors
 from services.trainer.promotion import Promoter
 from services.trainer.setup import register_bundled
-
-SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A RoBERTa of random weights, with a tokenizer of whole words."""
     made = tmp_path_factory.mktemp("encoder")
-    words = sorted({word for anchor in anchors() for word in anchor.text.split()})
-    vocabulary = {word: number for number, word in enumerate((*SPECIAL, *words))}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))  # noqa: S106 (no password)
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
-    tokenizer.save(str(made / "tokenizer.json"))
+    vocabulary = shapes.tokenizer("roberta", made)
     torch.manual_seed(1)
-    config = RobertaConfig(
-        vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=64
-    )
-    RobertaModel(config).save_pretrained(made, safe_serialization=True)
+    RobertaModel(shapes.CONFIGS["roberta"](vocab_size=vocabulary)).save_pretrained(made, safe_serialization=True)
     return made
 
 

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -151,10 +150,9 @@ def test_only_a_held_out_text_can_have_been_sampled(bench: Bench) -> None:
     assert {(e.text_id, e.sampled, e.holdout) for e in _examples(bench)} == {(held, True, True), (free, False, False)}
 
 
-def test_a_label_of_a_version_long_gone_is_taken_and_trained_on(bench: Bench, tmp_path: Path) -> None:
-    for name in ("head.safetensors", "model.json"):
-        (tmp_path / name).write_text("{}")
-    bench.bus.write(lambda cursor: registry.register(cursor, "now", None, {}, tmp_path) or [])  # type: ignore[func-returns-value]
+def test_a_label_of_a_version_long_gone_is_taken_and_trained_on(bench: Bench) -> None:
+    files = {"head.safetensors": b"{}", "model.json": b"{}"}
+    bench.bus.write(lambda cursor: registry.register(cursor, "now", None, files) or [])  # type: ignore[func-returns-value]
     Promoter(bench.bus, bench.settings.connector("test"), 0).promote("now", actor="ana", reason="first", evidence={})
     _stored(bench, prediction("a", "positive"))
     bench.bus.publish([_word("a", "negative")])

@@ -18,15 +18,12 @@ from services.trainer.promotion import Promoter
 
 
 @pytest.fixture
-def registered(bench: Bench, tmp_path: Path) -> Bench:
-    folder = tmp_path / "model"
-    folder.mkdir()
-    (folder / "head.safetensors").write_bytes(b"h" * 3_000_000)
-    (folder / "model.json").write_text("{}")
+def registered(bench: Bench) -> Bench:
+    files = {"head.safetensors": b"h" * 3_000_000, "model.json": b'{"metrics": {}}'}
 
     def write(cursor: registry.Cursor) -> list[Outgoing]:
         for version in ("a", "b", "c"):
-            registry.register(cursor, version, None, {"metrics": {}}, folder)
+            registry.register(cursor, version, None, files)
         return []
 
     bench.bus.write(write)

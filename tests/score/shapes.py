@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -76,9 +76,11 @@ def _spread(model: Any, folder: Path) -> None:
     last.bias.data = -logits.mean(0) * 2 / logits.std(0)
 
 
-def tokenizer(shape: str, folder: Path) -> int:
+ANCHORED: Final = tuple(sorted({word for anchor in anchors() for word in anchor.text.split()}))
+
+
+def tokenizer(shape: str, folder: Path, words: Sequence[str] = ANCHORED) -> int:
     """Write `tokenizer.json`; the size of its vocabulary. XLM-R's reads Chinese, character by character."""
-    words = sorted({word for anchor in anchors() for word in anchor.text.split()})
     pieces = [*SPECIAL, *words, *CHINESE]
     if shape == "xlm-roberta":
         pieces = [*SPECIAL, "▁", *(f"▁{word}" for word in words), *sorted({c for w in words for c in w}), *CHINESE]

@@ -55,9 +55,12 @@ def test_replaying_only_the_parents_answers_changes_nothing(engine: Engine) -> N
 
 
 def test_replaying_the_parents_answers_keeps_them_beside_corrections(engine: Engine) -> None:
-    parent = engine.model.head
     features = engine.embed([anchor.text for anchor in anchors()])
     truth = np.array([LABELS.index(anchor.label) for anchor in anchors()])
+    # A parent that calls most good news neutral: the bundled one knows the anchors too well to be wrong that often.
+    blind = np.random.default_rng(3).random(len(truth)) < 0.8
+    taught = np.where((truth == LABELS.index("positive")) & blind, LABELS.index("neutral"), truth)
+    parent = fit(features, np.eye(3)[taught], np.ones(len(taught), np.float32), seed=3)
     answers = parent.probabilities(features, 1)
     wrong = np.flatnonzero(answers.argmax(axis=1) != truth)[:100]
     live = np.setdiff1d(np.arange(len(truth)), wrong)[:500]
@@ -70,9 +73,9 @@ def test_replaying_the_parents_answers_keeps_them_beside_corrections(engine: Eng
         return float(np.mean(found[live] == answers[live].argmax(axis=1))), float(np.mean(found[wrong] == truth[wrong]))
 
     kept, learned = child(replayed=True)
-    assert learned > 0.7
+    assert learned > 0.9
     assert kept > 0.9
-    assert kept > child(replayed=False)[0]
+    assert kept > child(replayed=False)[0] + 0.1
 
 
 def test_calibration_finds_the_temperature() -> None:

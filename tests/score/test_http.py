@@ -14,8 +14,9 @@ import pytest
 from services.score.artifact import Model
 from services.score.engine import Engine, Scored
 from services.score.explain import Explainer
-from services.score.http import MAX_CHARS, MAX_TEXTS, ScoreServer
+from services.score.http import ScoreServer
 from services.score.lanes import Priority
+from services.score.wire import MAX_CHARS, MAX_TEXTS
 from services.stream.errors import Rejected, Transient
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertConfig, BertModel
+from score import shapes
+from transformers import BertModel
 
 from services.score.base import Base, Encoding, find
 from services.score.engine import embed, open_runtime
@@ -25,21 +25,9 @@ PLAN = Plan(epochs=6, batch=16, rate=2e-3, head_rate=3e-3, dropout=0.0)
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
     made = tmp_path_factory.mktemp("bert")
-    words = {word: number for number, word in enumerate(("[PAD]", "[CLS]", "[SEP]", "[UNK]", *WORDS))}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))  # noqa: S106 (no password)
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
-    tokenizer.save(str(made / "tokenizer.json"))
+    vocabulary = shapes.tokenizer("bert", made, WORDS)
     torch.manual_seed(2)
-    config = BertConfig(
-        vocab_size=len(words),
-        hidden_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        intermediate_size=64,
-        initializer_range=0.2,
-    )
-    BertModel(config).save_pretrained(made, safe_serialization=True)
+    BertModel(shapes.CONFIGS["bert"](vocab_size=vocabulary)).save_pretrained(made, safe_serialization=True)
     return find(str(made))
 
 
