@@ -1,7 +1,8 @@
 """Simulated readers: they look at predictions over REST and say what the commodity desk would say.
 
-Some texts are set aside before anyone acts: they and their copies are never read. Of the rest, readers review the whole
-random share (confirming as well as correcting), and elsewhere correct most of the mistakes they meet.
+Some texts are set aside before anyone acts: they and their copies are never read. Of the rest, readers first review the
+whole random share (confirming as well as correcting), so that a training which their later words start has all of it to
+judge by, and then correct most of the mistakes they meet elsewhere.
 """
 
 from __future__ import annotations
@@ -129,7 +130,8 @@ def read(
     """Let the readers act on `predictions`; how many corrections and confirmations they gave."""
     rng = random.Random(seed + 1)  # noqa: S311 (a simulation)
     corrections = confirmations = 0
-    for prediction in rng.sample(list(predictions), len(predictions)):
+    order = rng.sample(list(predictions), len(predictions))
+    for prediction in sorted(order, key=lambda prediction: not in_holdout(prediction["cluster"])):
         label = known.get(prediction.get("external_id") or "")
         if label is None or label.label is None or label.story in aside:
             continue
