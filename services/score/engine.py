@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from services.score import artifact
 from services.score.artifact import Model, ModelCard
@@ -101,6 +102,7 @@ def open_runtime(
         Misconfigured: cuda is asked for and there is none, or `device` is something else; or the encoder's files don't
             hold what is taken from it.
     """
+    threadpool_limits(1, "blas")  # numpy's threads spin on after each head's product, on cores that the lanes need
     tokenizer = Tokenizer(encoding.base.folder, long_texts)
     if _on_gpu(device):
         from services.score.features import TorchEncoder  # imports torch

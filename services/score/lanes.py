@@ -116,7 +116,8 @@ class _Queue:
             self.changed.notify(len(jobs))
 
     def take(self) -> list[_Job] | None:
-        """The most urgent batch, filled up with what fits of those that wait too; None once it is closed."""
+        """The most urgent batch, filled up with what fits of those that wait too, of like length first, so that little
+        is padded; None once it is closed."""
         with self.changed:
             self._idle += 1
             while not self._waiting and not self._closed:
@@ -124,11 +125,13 @@ class _Queue:
             self._idle -= 1
             if self._closed:
                 return None
-            room = self._waiting[0][-1].lanes.share(sum(job.size for *_, job in self._waiting), self._idle + 1)
+            first = self._waiting[0][-1]
+            room = first.lanes.share(sum(job.size for *_, job in self._waiting), self._idle + 1)
+            others = sorted(self._waiting[1:], key=lambda entry: (entry[0], abs(entry[-1].width - first.width)))
             taken: list[_Job] = []
             left = []
             texts = width = 0
-            for entry in self._waiting:
+            for entry in (self._waiting[0], *others):
                 job = entry[-1]
                 size = (texts + len(job.ids)) * max(width, job.width)
                 if taken and size > room:
@@ -136,7 +139,7 @@ class _Queue:
                 elif job.future.set_running_or_notify_cancel():
                     taken.append(job)
                     texts, width = texts + len(job.ids), max(width, job.width)
-            self._waiting = left
+            self._waiting = sorted(left)
             return taken
 
     def close(self) -> None:
