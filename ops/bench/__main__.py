@@ -12,7 +12,7 @@ from ops.bench import end_to_end, engine, live, plumbing
 from ops.bench.common import ROOT, Corpus, buses, console, machine, write
 
 DEMO = ROOT / "services" / "demo" / "stream.jsonl"
-NAMES = ("engine", "end_to_end", "workers", "plumbing", "live", "steady")
+NAMES = ("engine", "end_to_end", "workers", "plumbing", "live", "swap", "steady")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -27,7 +27,7 @@ NAMES = ("engine", "end_to_end", "workers", "plumbing", "live", "steady")
 @click.option("--runs", default=3, show_default=True, help="runs of each; figures are medians")
 @click.option("--bus", "only", type=click.Choice(("embedded", "kafka")), help="one bus only")
 @click.option("--rate", default=200.0, show_default=True, help="live: texts per second")
-@click.option("--seconds", default=60.0, show_default=True, help="live: how long")
+@click.option("--seconds", default=60.0, show_default=True, help="live and swap: how long")
 def main(
     names: tuple[str, ...], texts: Path, text_field: str, runs: int, only: str | None, rate: float, seconds: float
 ) -> None:  # fmt: skip
@@ -39,7 +39,8 @@ def main(
       workers      two score workers with their own partitions, against one
       plumbing     the same with scoring replaced by a constant
       live         accepted → seen on the live stream at a steady rate, with a swap in the middle
-      steady       the same without a swap, ten times as long: latency by the minute, and memory
+      swap         the same at nine tenths of the loop's own rate, in posts of 16 texts
+      steady       the same without a swap at seven tenths, ten times as long: latency by the minute, and memory
 
     Each writes var/bench/NAME.json. A quiet machine gives figures worth quoting.
     """
@@ -58,7 +59,9 @@ def main(
             elif name == "plumbing":
                 figures[bus] = plumbing.run(corpus, runs, bus)
             elif name == "steady":
-                figures[bus] = live.steady(corpus.texts, bus, rate, 10 * seconds)
+                figures[bus] = live.steady(corpus, bus, 10 * seconds)
+            elif name == "swap":
+                figures[bus] = live.swap(corpus, runs, bus, seconds)
             else:
                 figures[bus] = live.run(corpus.texts, runs, bus, rate, seconds)
         path = write(name, figures, where)

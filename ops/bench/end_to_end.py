@@ -18,6 +18,11 @@ def run(corpus: Corpus, runs: int, bus: str) -> dict[str, Any]:
     return medians([_once(corpus, bus) for _ in range(runs)])
 
 
+def rate(corpus: Corpus, bus: str) -> float:
+    """Texts per second of one run."""
+    return float(_once(corpus, bus)["texts_per_s"])
+
+
 def workers(corpus: Corpus, runs: int, bus: str) -> dict[str, Any]:
     """Two score workers of one lane each, with their own partitions, against one of two; they take turns."""
     one, two = [], []

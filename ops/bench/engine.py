@@ -6,6 +6,7 @@ Every arm gets texts and gives labels, tokenising included. The rivals run the b
 
 from __future__ import annotations
 
+import os
 import queue
 import random
 import tempfile
@@ -21,6 +22,9 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from onnx import TensorProto
+from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
+from onnx.numpy_helper import from_array
 from onnxruntime.quantization import quantize_dynamic
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
@@ -28,6 +32,7 @@ from ops.bench.common import ROOT, console
 from services.score import artifact
 from services.score.base import find
 from services.score.batching import plan
+from services.score.bert import CONTRIB, OPSET, Shape, shape
 from services.score.engine import Engine, open_engine
 from services.score.tokens import MAX_TOKENS
 
@@ -37,6 +42,9 @@ RIVAL_BUDGET: Final = 1_024
 LENGTHS: Final = (8, 32, 128, 512)
 """Tokens; the engine reads the first 256 of a text."""
 BY_LENGTH_TOKENS: Final = 32_768
+PRODUCT: Final = (384, 384, 1_536)
+"""Rows, inputs and outputs of the product that the machine's peak is taken from: the encoder's widest, of one batch."""
+PEAK_S: Final = 2.0
 WAITS_MS: Final = (0, 5, 20, 50)
 LOAD: Final = 0.7
 WAIT_TEXTS: Final = 8_192
@@ -59,6 +67,7 @@ def run(texts: Sequence[str], runs: int) -> dict[str, Any]:
         "texts_per_s": rates,
         "times_the_pipeline": {name: round(rate / rates["pipeline"], 2) for name, rate in rates.items()},
         "times_the_plain_loop": round(rates["engine"] / rates["onnx int8, token budget"], 2),
+        "roofline": roofline(tokens, rates["engine"]),
         "by_length": by_length(engine, chosen, runs),
         "by_wait": by_wait(engine, chosen, LOAD * rates["engine"]),
     }
@@ -145,6 +154,62 @@ def _plain_int8(model: Any, folder: Path) -> onnxruntime.InferenceSession:
     onnx.checker.check_model(str(whole))
     quantize_dynamic(whole, small)
     return onnxruntime.InferenceSession(str(small), providers=["CPUExecutionProvider"])
+
+
+def roofline(tokens: Sequence[int], rate: float) -> dict[str, float]:
+    """What the machine's int8 products alone would allow: their peak on all cores side by side, over the products of a
+    text of `tokens` tokens, mean over all; and the engine's share of it. The rest is quantising, softmax, norms, GELU
+    and what isn't the encoder.
+    """
+    shaped = shape(find().folder)
+    per_text = float(np.mean([products(shaped, count) for count in tokens]))
+    peak = _peak(len(os.sched_getaffinity(0)))
+    return {
+        "gmac_per_s": round(peak / 1e9, 1),
+        "mmac_per_text": round(per_text / 1e6, 1),
+        "texts_per_s": round(peak / per_text, 1),
+        "engine_share": round(rate / (peak / per_text), 3),
+    }
+
+
+def products(shaped: Shape, tokens: int) -> int:
+    """Multiply-adds of a text's int8 products: 12 h² a token and layer (query, key, value, output and the two wide
+    ones of 4 h), but through the last layer only keys and values of every token, and all else of the first."""
+    square = shaped.hidden_size**2
+    return square * (tokens * (12 * (shaped.num_hidden_layers - 1) + 2) + 10)
+
+
+def _peak(lanes: int) -> float:
+    """Multiply-adds per second of one product, over and over on every core at once."""
+    rows, inputs, outputs = PRODUCT
+    one, scale, zero = (from_array(value, name) for value, name in (
+        (np.float32(1), "one"), (np.ones(outputs, np.float32), "scale"), (np.uint8(128), "zero")
+    ))  # fmt: skip
+    weight = from_array(np.random.default_rng(SEED).integers(-63, 64, (inputs, outputs)).astype(np.int8), "weight")
+    node = make_node("MatMulIntegerToFloat", ["x", "weight", "one", "scale", "zero"], ["y"], domain=CONTRIB)
+    graph = make_graph(
+        [node], "product",
+        [make_tensor_value_info("x", TensorProto.UINT8, [rows, inputs])],
+        [make_tensor_value_info("y", TensorProto.FLOAT, [rows, outputs])],
+        [one, scale, zero, weight],
+    )  # fmt: skip
+    content = make_model(graph, opset_imports=[make_opsetid("", OPSET), make_opsetid(CONTRIB, 1)], ir_version=8)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(content.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    x = np.random.default_rng(SEED).integers(0, 256, (rows, inputs)).astype(np.uint8)
+
+    def work(until: float) -> int:
+        done = 0
+        while time.perf_counter() < until:
+            session.run(None, {"x": x})
+            done += 1
+        return done
+
+    with ThreadPoolExecutor(lanes) as threads:
+        until = time.perf_counter() + PEAK_S
+        done = sum(threads.map(work, [until] * lanes))
+    return done * rows * inputs * outputs / PEAK_S
 
 
 def by_length(engine: Engine, texts: Sequence[str], runs: int) -> dict[str, float]:

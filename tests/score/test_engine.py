@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_info
 
 from services.score import artifact
 from services.score.artifact import Model
@@ -197,6 +198,12 @@ def test_with_its_last_engine_an_encoder_and_its_lanes_are_freed(engine: Engine,
     for thread in threads:
         thread.join(10)
     assert encoder() is None and not any(thread.is_alive() for thread in threads)
+
+
+def test_blas_does_not_take_the_lanes_cores(engine: Engine) -> None:
+    engine.score(["Copper rallied"])
+    threads = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+    assert threads and set(threads) == {1}
 
 
 def test_an_unknown_device_is_named(tmp_path: Path) -> None:

@@ -97,6 +97,31 @@ def test_a_short_text_may_fill_up_a_batch_that_a_long_one_may_not() -> None:
     assert encoder.batches == [[0], [1, 3], [2]]
 
 
+def test_texts_of_like_length_go_together() -> None:
+    encoder = Recorder(held=True)
+    lanes = busy(encoder, budget=16)
+    waiting = [lanes.submit([text(n, length)], Priority.STREAM) for n, length in ((1, 4), (2, 8), (3, 4), (4, 8))]
+    encoder.go_on.set()
+    for pending in waiting:
+        pending.result()
+    assert encoder.batches == [[0], [1, 3], [2, 4]]
+
+
+def test_the_urgent_fill_up_a_batch_before_those_of_like_length() -> None:
+    encoder = Recorder(held=True)
+    lanes = busy(encoder, budget=16)
+    waiting = [
+        lanes.submit([text(number, length)], priority)
+        for number, length, priority in [
+            (1, 4, Priority.INTERACTIVE), (2, 4, Priority.STREAM), (3, 8, Priority.INTERACTIVE)
+        ]
+    ]  # fmt: skip
+    encoder.go_on.set()
+    for pending in waiting:
+        pending.result()
+    assert encoder.batches == [[0], [1, 3], [2]]
+
+
 def test_what_is_given_up_is_not_computed() -> None:
     encoder = Recorder(held=True)
     lanes = busy(encoder)
