@@ -182,9 +182,9 @@ def products(shaped: Shape, tokens: int) -> int:
 def _peak(lanes: int) -> float:
     """Multiply-adds per second of one product, over and over on every core at once."""
     rows, inputs, outputs = PRODUCT
-    one, scale, zero = (from_array(value, name) for value, name in (
-        (np.float32(1), "one"), (np.ones(outputs, np.float32), "scale"), (np.uint8(128), "zero")
-    ))  # fmt: skip
+    one = from_array(np.array(1, np.float32), "one")
+    scale = from_array(np.ones(outputs, np.float32), "scale")
+    zero = from_array(np.array(128, np.uint8), "zero")
     weight = from_array(np.random.default_rng(SEED).integers(-63, 64, (inputs, outputs)).astype(np.int8), "weight")
     node = make_node("MatMulIntegerToFloat", ["x", "weight", "one", "scale", "zero"], ["y"], domain=CONTRIB)
     graph = make_graph(
