@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
 from services.score.engine import Engine, Scored
-from services.score.head import Head
 from services.score.lanes import Priority
 from services.score.tokens import Word
 from services.stream.errors import Rejected
@@ -22,7 +21,8 @@ class Explanation(NamedTuple):
     scored: Scored
     """The answer of the engine that serves."""
     fp32_label: Label
-    """The label in fp32, which is what is explained: where it isn't the one that is served, rounding decided."""
+    """The label in fp32, which is what is explained: where it isn't the one that is served, rounding decided, or a
+    window after the first."""
     explained: Label
     words: list[tuple[Word, float]]
     """What each adds to the log-odds, in the order of the text."""
@@ -50,8 +50,10 @@ class Explainer:
     def explain(self, engine: Engine, text: str, label: Label | None = None) -> Explanation:
         """Explain `label`, or the one that the engine gives the text. The first call imports torch.
 
+        Of a text in windows the first is explained, as if the text ended there.
+
         Raises:
-            Rejected: the text can't be scored, or the model is a classifier of one's own.
+            Rejected: the text can't be scored, or that label of the model can't be explained.
         """
         (scored,) = engine.score([text], Priority.INTERACTIVE)
         if isinstance(scored, Rejected):
@@ -74,11 +76,8 @@ class Explainer:
     def _gradients(self, engine: Engine) -> Gradients:
         found = self._held.get(engine)
         if found is None:
-            head = engine.model.head
-            if not isinstance(head, Head):
-                raise Rejected("unexplained", "the model in service is a classifier of one's own, and only heads are")
             from services.score.gradients import Gradients  # imports torch
 
             self._held.clear()  # before the next is loaded: never two in memory
-            found = self._held[engine] = Gradients(engine.runtime.encoding, head, engine.card.temperature)
+            found = self._held[engine] = Gradients(engine.runtime.encoding, engine.model.head, engine.card.temperature)
         return found
