@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -47,13 +48,16 @@ class Explainer:
     def __init__(self) -> None:
         self._held: WeakKeyDictionary[Engine, Gradients] = WeakKeyDictionary()
 
-    def explain(self, engine: Engine, text: str, label: Label | None = None) -> Explanation:
+    def explain(
+        self, engine: Engine, text: str, label: Label | None = None, given_up: threading.Event | None = None
+    ) -> Explanation:
         """Explain `label`, or the one that the engine gives the text. The first call imports torch.
 
         Of a text in windows the first is explained, as if the text ended there.
 
         Raises:
             Rejected: the text can't be scored, or that label of the model can't be explained.
+            CancelledError: `given_up` was set, which is looked at between steps.
         """
         (scored,) = engine.score([text], Priority.INTERACTIVE)
         if isinstance(scored, Rejected):
@@ -61,7 +65,7 @@ class Explainer:
         explained = label or scored.label
         ids, words = engine.runtime.tokenizer.words(text)
         blanks = engine.runtime.tokenizer.without(ids, words)
-        found = self._gradients(engine).attribute(ids, blanks, LABELS.index(explained))
+        found = self._gradients(engine).attribute(ids, blanks, LABELS.index(explained), given_up)
         attributed = [(word, float(found.attributions[word.pieces].sum())) for word in words]
         return Explanation(
             scored=scored,

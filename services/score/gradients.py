@@ -8,7 +8,9 @@ label's logit they don't move when all logits move together.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from concurrent.futures import CancelledError
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -26,7 +28,7 @@ STEPS: Final = 64
 """On anchors the gap is then 0.8 % of the difference that is explained (median; 4 % at most), in a second of one core;
 the paper asks for 5 %."""
 AT_ONCE: Final = 512
-"""Tokens of the steps that are computed together; it bounds the memory."""
+"""Tokens of the steps that are computed together; it bounds the memory, and the time until a caller's going is seen."""
 CLOSE: Final = 1e-3
 """Of a logit: from a text's ids and from its embeddings the model must give the same, up to rounding."""
 
@@ -54,11 +56,14 @@ class Gradients:
         self._meanings = torch.from_numpy(meanings)
         self._temperature = temperature
 
-    def attribute(self, ids: Sequence[int], blanks: Sequence[int], label: int) -> Attributed:
+    def attribute(
+        self, ids: Sequence[int], blanks: Sequence[int], label: int, given_up: threading.Event | None = None
+    ) -> Attributed:
         """Explain the label with that index; `blanks` are the ids of the same text without words.
 
         Raises:
             Rejected: the model gives that label never, or no other; or it can't be asked about embeddings.
+            CancelledError: `given_up` was set before the last steps.
         """
         torch.set_num_threads(1)  # as a lane has: threads that wait for each other crawl where all cores are busy
         own = self._meanings[:, label] == 1
@@ -68,6 +73,8 @@ class Gradients:
         ends, logits = self._ends(ids, blanks)
 
         def log_odds(embedded: torch.Tensor) -> torch.Tensor:
+            if given_up is not None and given_up.is_set():
+                raise CancelledError
             return _log_odds(self._of_embedded(embedded), own)
 
         attributions = IntegratedGradients(log_odds).attribute(

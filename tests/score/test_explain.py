@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import threading
 from collections.abc import Sequence
+from concurrent.futures import CancelledError
 from math import exp, isfinite, log
 from pathlib import Path
 
@@ -149,6 +151,14 @@ def test_of_a_long_text_the_start_is_explained(
 def test_what_cannot_be_tokenised_cannot_be_explained(engine: Engine, explainer: Explainer) -> None:
     with pytest.raises(Rejected, match="tokenizer"):
         explainer.explain(engine, "half a pair \ud83d")
+
+
+def test_what_is_given_up_stops_between_steps(engine: Engine, explainer: Explainer) -> None:
+    given_up = threading.Event()
+    explainer.explain(engine, TEXT, None, given_up)
+    given_up.set()
+    with pytest.raises(CancelledError):
+        explainer.explain(engine, TEXT, None, given_up)
 
 
 def test_of_a_text_in_windows_the_first_is_explained(
