@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from services.settings import PREFIX, Settings, from_environment, settings_of
+from services.settings import PREFIX, Settings, from_environment, given, settings_of
 from services.stream.errors import Rejected, TickerloopError
 
 if TYPE_CHECKING:
@@ -129,11 +129,9 @@ def up(bus: str, database: str, redis: str, data: str, host: str, port: int, rep
     from services.runtime import address
     from services.supervisor.up import Up
 
-    base = {key.removeprefix(PREFIX).lower(): value for key, value in os.environ.items() if key.startswith(PREFIX)}
     folder = str(Path(data).resolve())
     chosen = {"bus": bus, "database": database, "redis": redis, "data": folder, "host": host, "port": str(port)}
-    known = {field.name for field in msgspec.structs.fields(Settings)}
-    wanted = settings_of({k: v for k, v in (base | chosen).items() if k in known})
+    wanted = settings_of(given() | chosen)
     counts = _counts(replicas)
     if wanted.score_port and counts.get("score", 1) > 1:
         raise click.UsageError("several scorers can't share TICKERLOOP_SCORE_PORT; without it each takes a free port")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import re
 import shutil
 import subprocess
@@ -14,7 +13,9 @@ from typing import Final
 
 import msgspec
 
-from services.stream.errors import TickerloopError
+from services.score import device
+from services.settings import given, settings_of
+from services.stream.errors import Misconfigured, TickerloopError
 from services.supervisor.process import service_user
 from services.supervisor.servers import package_folder
 
@@ -55,6 +56,7 @@ def examine() -> list[Check]:
         _guarded("service user", _user),
         _disk(),
         _device(),
+        _int8(),
         _java(),
         _tool("Maven (fetches the Kafka broker)", "mvn", shutil.which("mvn")),
         _tool("Chromium (browser tests)", "chromium", chromium()),
@@ -97,11 +99,25 @@ def _disk() -> Check:
 
 
 def _device() -> Check:
-    if shutil.which("nvidia-smi") is None:
-        return Check("GPU", False, f"none; scoring runs int8 on {os.cpu_count()} cores by ONNX Runtime", needed=False)
-    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
-    done = subprocess.run(query, capture_output=True, text=True, check=False)  # noqa: S603
-    return Check("GPU", done.returncode == 0, (done.stdout or done.stderr).strip(), needed=False)
+    """Where texts are scored, as a score worker decides it."""
+    try:
+        settings = settings_of({"database": ""} | given())
+        chosen = device.choose(settings.device)
+    except Misconfigured as error:
+        return Check("device", False, "none", remedy=str(error))
+    except (ImportError, OSError) as error:  # only a GPU needs torch for this
+        return Check("device", False, f"torch doesn't load: {error}", remedy="make setup")
+    lanes = device.lanes(chosen.device, settings.threads)
+    return Check("device", True, f"{chosen.device}: {chosen.why}; {lanes} lane{'s' * (lanes != 1)}")
+
+
+def _int8() -> Check:
+    """What the CPU has for the products that the exported model is made of."""
+    found = device.int8_instructions()
+    if found is None:
+        return Check("int8 on the CPU", True, "unknown", needed=False)
+    known = ", ".join(dict.fromkeys(device.INT8_FLAGS.values()))
+    return Check("int8 on the CPU", bool(found), ", ".join(found) or f"slower: none of {known}", needed=False)
 
 
 def chromium() -> str | None:

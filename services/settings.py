@@ -54,7 +54,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Of a text longer than the encoder takes: `truncate` reads its start and marks the prediction, `windows` reads up
     to 16 windows of it and takes their mean."""
     device: str = "auto"
-    """auto, cpu or cuda."""
+    """auto, cpu or cuda; `tickerloop doctor` says what that comes to here, and why."""
     threads: int = 0
     """Threads of the model on the CPU; 0 takes all cores."""
     prepare_s: int = 60
@@ -128,22 +128,27 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> Settings:
     Raises:
         Misconfigured: a value is of the wrong type, or the database is not named; the message names the variable.
     """
-    names = {field.name for field in msgspec.structs.fields(Settings)}
-    given = {name: environment[key] for name in names if (key := PREFIX + name.upper()) in environment}
-    if not given.get("database"):
+    named = given(environment)
+    if not named.get("database"):
         raise Misconfigured(
             "no database is named: start everything with `tickerloop up`, or set TICKERLOOP_DATABASE=postgresql://…"
         )
-    return settings_of(given)
+    return settings_of(named)
 
 
-def settings_of(given: Mapping[str, str]) -> Settings:
+def given(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The settings that the environment names, as texts by name."""
+    names = (field.name for field in msgspec.structs.fields(Settings))
+    return {name: environment[key] for name in names if (key := PREFIX + name.upper()) in environment}
+
+
+def settings_of(named: Mapping[str, str]) -> Settings:
     """The settings from texts by name.
 
     Raises:
         Misconfigured: a value is of the wrong type; the message names the variable.
     """
     try:
-        return msgspec.convert(given, Settings, strict=False)
+        return msgspec.convert(named, Settings, strict=False)
     except msgspec.ValidationError as error:
         raise Misconfigured(f"a TICKERLOOP_ variable has a bad value: {error}") from None

@@ -103,7 +103,8 @@ async def post_score(request: SafeRequest, data: JSONBody[ScoreRequest]) -> Scor
 async def post_explain(request: SafeRequest, data: JSONBody[ExplainRequest]) -> Explanation:
     """Say what each word of a text adds to its label, by a live score worker's model.
 
-    A worker explains one text at a time: a headline in about a second, the longest text in ten.
+    A worker explains one text at a time: a headline in about a second, the longest text in ten. It stops when the
+    caller has gone.
     """
     await charge(request, EXPLAIN_COST - 1)
     return await unless_gone(request.receive, gateway_of(request).scorers.explain(data.text, data.label))

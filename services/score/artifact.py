@@ -23,7 +23,8 @@ from services.score import head as heads
 from services.score import labels as label_maps
 from services.score.adapter import Adapter
 from services.score.base import EXPORT, LOGITS, BaseFiles, Encoding, adapter_hash
-from services.score.head import Answering, to_bytes
+from services.score.head import Head, to_bytes
+from services.score.labels import LabelMap
 from services.stream.errors import Rejected
 from services.stream.events import LABELS
 
@@ -34,7 +35,7 @@ TOLERANCE: Final = 0.05
 """Of a stored probability. Other processors round otherwise, and a rounding that flips in int8 is amplified by later
 layers; a wrong file is off by much more on some example."""
 
-READERS: Final[Mapping[str, Callable[[bytes], Answering]]] = {
+READERS: Final[Mapping[str, Callable[[bytes], Head | LabelMap]]] = {
     EXPORT: heads.from_bytes,
     LOGITS: label_maps.from_bytes,
 }
@@ -93,7 +94,7 @@ class Model(NamedTuple):
     """A verified card with its head and adapter."""
 
     card: ModelCard
-    head: Answering
+    head: Head | LabelMap
     adapter: Adapter
 
 
@@ -112,7 +113,7 @@ def version_of(
 
 
 def make(
-    head: Answering,
+    head: Head | LabelMap,
     temperature: float,
     encoding: Encoding,
     *,

@@ -21,6 +21,7 @@ from services.score import artifact
 from services.score.artifact import Model, ModelCard
 from services.score.base import Encoding, LongTexts, Untraceable, check, exported, find, key_of
 from services.score.batching import BUDGET
+from services.score.device import choose, lanes
 from services.score.lanes import Lanes, Pending, Priority
 from services.score.tokens import Tokenizer, Tokens
 from services.stream.errors import Misconfigured, Rejected
@@ -28,8 +29,6 @@ from services.stream.events import LABELS, Label
 
 GPU_BUDGET: Final = 16_384
 """Tokens of a batch on a GPU, which is idle at a CPU's."""
-GPU_LANES: Final = 2
-"""One batch is padded and copied while the other is computed."""
 CHUNK: Final = 2_048
 """Texts that are tokenised while the lanes work on those before. Texts of like length are only looked for within."""
 SLOW_FUSION: Final = "SkipLayerNormFusion"
@@ -95,8 +94,8 @@ def open_runtime(
     cache: Path | None = None,
     long_texts: LongTexts = "truncate",
 ) -> Runtime:
-    """Load an encoder, exporting it first where this machine hasn't yet. `device` is auto, cpu or cuda; on the CPU,
-    torch runs what can't be exported.
+    """Load an encoder, exporting it first where this machine hasn't yet. `device` is auto, cpu or cuda (`choose`); on
+    the CPU, torch runs what can't be exported.
 
     Raises:
         Misconfigured: cuda is asked for and there is none, or `device` is something else; or the encoder's files don't
@@ -104,10 +103,12 @@ def open_runtime(
     """
     threadpool_limits(1, "blas")  # numpy's threads spin on after each head's product, on cores that the lanes need
     tokenizer = Tokenizer(encoding.base.folder, long_texts)
-    if _on_gpu(device):
+    chosen = choose(device)
+    log.info("scoring on %s: %s", *chosen)
+    if chosen.device == "cuda":
         from services.score.features import TorchEncoder  # imports torch
 
-        return Runtime(encoding, tokenizer, Lanes(TorchEncoder(encoding, "cuda"), GPU_BUDGET, GPU_LANES))
+        return Runtime(encoding, tokenizer, Lanes(TorchEncoder(encoding, "cuda"), GPU_BUDGET, lanes("cuda", threads)))
     try:
         file = exported(encoding, cache)
     except Untraceable as why:
@@ -115,26 +116,7 @@ def open_runtime(
 
         log.warning("%s; torch runs it in fp32, which is slower", why)
         return Runtime(encoding, tokenizer, Lanes(TorchEncoder(encoding, "cpu"), BUDGET, 1))
-    return Runtime(encoding, tokenizer, Lanes(OnnxEncoder(file), BUDGET, threads or _cores()))
-
-
-def _cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _on_gpu(device: str) -> bool:
-    if device not in {"auto", "cpu", "cuda"}:
-        raise Misconfigured(f"the device is {device!r}; it takes auto, cpu or cuda")
-    if device == "cpu" or (device == "auto" and not Path("/proc/driver/nvidia/version").exists()):
-        return False  # without importing torch
-    import torch
-
-    if torch.cuda.is_available():
-        return True
-    if device == "cuda":
-        raise Misconfigured("device is cuda, but torch finds no GPU; set TICKERLOOP_DEVICE=cpu or auto")
-    return False
+    return Runtime(encoding, tokenizer, Lanes(OnnxEncoder(file), BUDGET, lanes("cpu", threads)))
 
 
 class Engine:

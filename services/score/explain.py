@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
 from services.score.engine import Engine, Scored
-from services.score.head import Head
 from services.score.lanes import Priority
 from services.score.tokens import Word
 from services.stream.errors import Rejected
@@ -22,7 +22,8 @@ class Explanation(NamedTuple):
     scored: Scored
     """The answer of the engine that serves."""
     fp32_label: Label
-    """The label in fp32, which is what is explained: where it isn't the one that is served, rounding decided."""
+    """The label in fp32, which is what is explained: where it isn't the one that is served, rounding decided, or a
+    window after the first."""
     explained: Label
     words: list[tuple[Word, float]]
     """What each adds to the log-odds, in the order of the text."""
@@ -47,11 +48,16 @@ class Explainer:
     def __init__(self) -> None:
         self._held: WeakKeyDictionary[Engine, Gradients] = WeakKeyDictionary()
 
-    def explain(self, engine: Engine, text: str, label: Label | None = None) -> Explanation:
+    def explain(
+        self, engine: Engine, text: str, label: Label | None = None, given_up: threading.Event | None = None
+    ) -> Explanation:
         """Explain `label`, or the one that the engine gives the text. The first call imports torch.
 
+        Of a text in windows the first is explained, as if the text ended there.
+
         Raises:
-            Rejected: the text can't be scored, or the model is a classifier of one's own.
+            Rejected: the text can't be scored, or that label of the model can't be explained.
+            CancelledError: `given_up` was set, which is looked at between steps.
         """
         (scored,) = engine.score([text], Priority.INTERACTIVE)
         if isinstance(scored, Rejected):
@@ -59,7 +65,7 @@ class Explainer:
         explained = label or scored.label
         ids, words = engine.runtime.tokenizer.words(text)
         blanks = engine.runtime.tokenizer.without(ids, words)
-        found = self._gradients(engine).attribute(ids, blanks, LABELS.index(explained))
+        found = self._gradients(engine).attribute(ids, blanks, LABELS.index(explained), given_up)
         attributed = [(word, float(found.attributions[word.pieces].sum())) for word in words]
         return Explanation(
             scored=scored,
@@ -74,11 +80,8 @@ class Explainer:
     def _gradients(self, engine: Engine) -> Gradients:
         found = self._held.get(engine)
         if found is None:
-            head = engine.model.head
-            if not isinstance(head, Head):
-                raise Rejected("unexplained", "the model in service is a classifier of one's own, and only heads are")
             from services.score.gradients import Gradients  # imports torch
 
             self._held.clear()  # before the next is loaded: never two in memory
-            found = self._held[engine] = Gradients(engine.runtime.encoding, head, engine.card.temperature)
+            found = self._held[engine] = Gradients(engine.runtime.encoding, engine.model.head, engine.card.temperature)
         return found

@@ -78,18 +78,29 @@ class Logits(torch.nn.Module):
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """See the class."""
         # Some models find positions, or the last token, by the padding's id.
-        own = torch.where(mask == 1, ids, self.padding)
-        logits: torch.Tensor = self.classifier(input_ids=own, attention_mask=mask).logits
+        return self._answered(mask, input_ids=torch.where(mask == 1, ids, self.padding))
+
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """See `Features`."""
+        embedded: torch.Tensor = self.classifier.get_input_embeddings()(ids)
+        return embedded
+
+    def of_embedded(self, embedded: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """See `Features`; for texts without padding."""
+        return self._answered(mask, inputs_embeds=embedded)
+
+    def _answered(self, mask: torch.Tensor, **inputs: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.classifier(attention_mask=mask, **inputs).logits
         return logits
 
 
-def module_of(encoding: Encoding, attention: str | None, dtype: torch.dtype) -> torch.nn.Module:
+def module_of(encoding: Encoding, attention: str | None, dtype: torch.dtype) -> Features | Logits:
     """What makes the features of `encoding`; `attention` as transformers names it, None for the fastest it has.
 
     Raises:
         Misconfigured: see `Logits`.
     """
-    kind = Features if encoding.export == EXPORT else Logits
+    kind: type[Features | Logits] = Features if encoding.export == EXPORT else Logits
     return kind(encoding.base.folder, encoding.adapter, attention, dtype)
 
 

@@ -9,6 +9,8 @@ import asyncio
 import socket
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Final, Protocol
 
 import uvicorn
@@ -68,16 +70,8 @@ class ScoreServer:
         explainer, turn = Explainer(), asyncio.Lock()
 
         @post("/explain", status_code=200)
-        async def explain(data: JSONBody[ExplainRequest]) -> Explanation:
-            try:
-                # Waits here and not on a thread: those are few, and scoring needs them.
-                await asyncio.wait_for(turn.acquire(), TURN_S)
-            except TimeoutError:
-                raise unavailable("other texts are being explained") from None
-            try:
-                return await asyncio.to_thread(_explained, holder, explainer, data)
-            finally:
-                turn.release()
+        async def explain(data: JSONBody[ExplainRequest], request: Request[None, None, State]) -> Explanation:
+            return await unless_gone(request.receive, _in_turn(turn, partial(_explained, holder, explainer, data)))
 
         self._socket = listen(host, port)
         name = socket.gethostname() if host in ("0.0.0.0", "::") else host  # noqa: S104
@@ -127,10 +121,28 @@ def _refused(field: str, why: Rejected) -> Problem:
     return Problem(422, why.reason, f"{error.field}: {error.detail}", errors=[error])
 
 
-def _explained(holder: Holder, explainer: Explainer, asked: ExplainRequest) -> Explanation:
+async def _in_turn(turn: asyncio.Lock, explain: Callable[[threading.Event], Explanation]) -> Explanation:
+    """One explanation at a time; one whose caller has gone has its turn until its thread notices."""
+    try:
+        # Waits here and not on a thread: those are few, and scoring needs them.
+        async with asyncio.timeout(TURN_S):
+            await turn.acquire()
+    except TimeoutError:
+        raise unavailable("other texts are being explained") from None
+    given_up = threading.Event()
+    explaining = asyncio.ensure_future(asyncio.to_thread(explain, given_up))
+    explaining.add_done_callback(lambda _: turn.release())
+    try:
+        return await asyncio.shield(explaining)
+    except asyncio.CancelledError:
+        given_up.set()
+        raise
+
+
+def _explained(holder: Holder, explainer: Explainer, asked: ExplainRequest, given_up: threading.Event) -> Explanation:
     current = _current(holder)
     try:
-        found = explainer.explain(current.engine, asked.text, asked.label)
+        found = explainer.explain(current.engine, asked.text, asked.label, given_up)
     except Rejected as rejected:
         raise _refused("text", rejected) from None
     return Explanation(

@@ -16,8 +16,8 @@ from onnx.helper import make_node, make_opsetid
 from onnx.numpy_helper import from_array, to_array
 
 LEVELS: Final = 63
-"""Weights take 7 of 8 bits: without VNNI, x86 adds pairs of u8 × s8 products in 16 bits, and 2 · 255 · 63 is the most
-that fits."""
+"""Weights take 7 of 8 bits: without VNNI, x86 adds pairs of u8 × s8 products in 16 bits, where 2 · 255 · 63 fits and
+2 · 255 · 127 saturates."""
 ZERO: Final = 128
 """Activations are unsigned with a fixed zero point: u8 × s8 is the product that x86 has an instruction for."""
 TINY: Final = 1e-12

@@ -5,6 +5,7 @@ A long text is cut, or read in windows that overlap.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -29,6 +30,10 @@ WINDOWS: Final = 16
 """Of one text at most."""
 OVERLAP: Final = 32
 """Tokens that a window shares with the one before, so that few sentences are in no window whole."""
+UNSPACED: Final = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+"""A letter of a script without spaces between words: Thai, Lao, Burmese, Khmer, kana, Han."""
 PLACES_AFTER_PAD: Final = frozenset(
     {"camembert", "data2vec-text", "esm", "ibert", "lilt", "longformer", "luke", "mpnet", "roberta"}
     | {"roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"}
@@ -82,18 +87,25 @@ class Tokenizer:
     def words(self, text: str) -> tuple[list[int], list[Word]]:
         """The ids of a text, the same as when it is scored, and its words; special tokens belong to none.
 
+        Where words aren't written apart, each token is one: some tokenizers take a Chinese sentence for a word.
+
         Raises:
             Rejected: it can't be tokenised.
         """
         found = self._one(self._head(text))
         if isinstance(found, Rejected):
             raise found
-        pieces: dict[int, list[int]] = {}
-        for place, word in enumerate(found.word_ids):
-            if word is not None:
-                pieces.setdefault(word, []).append(place)
-        ends = ((found.offsets[places[0]][0], found.offsets[places[-1]][1], places) for places in pieces.values())
-        return found.ids, [Word(*word) for word in ends]
+        words: list[Word] = []
+        last = None
+        for place, (number, (start, end)) in enumerate(zip(found.word_ids, found.offsets, strict=True)):
+            if number is None:
+                continue
+            if number == last and not _apart(text, words[-1], start):
+                words[-1] = Word(words[-1].start, end, [*words[-1].pieces, place])
+            else:
+                words.append(Word(start, end, [place]))
+            last = number
+        return found.ids, [_stripped(text, word) for word in words]
 
     def without(self, ids: Sequence[int], words: Sequence[Word]) -> list[int]:
         """The ids with a blank in the place of each that belongs to a word.
@@ -123,6 +135,20 @@ class Tokenizer:
         further = found.overflowing
         read = self._windows - 1
         return Tokens(found.ids, len(further) > read or cut, tuple(window.ids for window in further[:read]))
+
+
+def _apart(text: str, word: Word, start: int) -> bool:
+    """Whether the token at `start` begins a word of its own, though the tokenizer counts it to the one before."""
+    if start < word.end or not text[word.start : word.end].strip():
+        return False
+    return UNSPACED.search(text, word.end - 1, start + 1) is not None
+
+
+def _stripped(text: str, word: Word) -> Word:
+    """Without the space before it, which some tokenizers count to a word."""
+    inside = text[word.start : word.end]
+    left = len(inside) - len(inside.lstrip()) if inside.strip() else 0
+    return word._replace(start=word.start + left)
 
 
 class _Positions(msgspec.Struct, frozen=True):

@@ -64,7 +64,8 @@ class Explanation(msgspec.Struct, frozen=True):
     `value` is its log-odds, ln(p / (1 − p)), and `baseline` the same with a mask in the place of every token. The
     attributions sum to value − baseline + gap; `gap` is the method's own error, `relative_gap` is its share of
     value − baseline, null where that is 0. Gradients need the model in fp32; where `fp32_label` is not `label`, the
-    served model's rounding decided.
+    served model's rounding decided. Of a text that is read in windows the first alone is explained, and a later one may
+    have decided, too.
     """
 
     model: str

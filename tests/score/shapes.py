@@ -23,7 +23,7 @@ LABELS: Final = {0: "positive", 1: "negative", 2: "neutral"}
 """In another order than ours."""
 PLACES: Final = 64
 """Positions that each of them has; RoBERTa and its like use two less."""
-SPECIAL: Final = ("<s>", "<pad>", "</s>", "<unk>")
+SPECIAL: Final = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 SHORT: Final = [" ".join(anchor.text.split()[:5]) for anchor in anchors()[:50]]
 CHINESE: Final = "公司股价利润上涨下跌亏损增长大"
 _WIDTH: Final = {

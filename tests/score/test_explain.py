@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import gc
+import threading
 from collections.abc import Sequence
+from concurrent.futures import CancelledError
 from math import exp, isfinite, log
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from services.score import gradients
+from services.score import features, gradients
 from services.score.artifact import Model
 from services.score.engine import Engine, Scored
 from services.score.explain import Explainer, Explanation
 from services.score.features import Features, TorchEncoder
 from services.score.gradients import Gradients
 from services.score.lanes import padded
-from services.score.tokens import MAX_TOKENS, Word
+from services.score.tokens import MAX_TOKENS, Tokenizer, Word
 from services.stream.errors import Rejected
 from services.stream.events import LABELS, Label
 from services.trainer.anchors import anchors
@@ -151,6 +153,27 @@ def test_what_cannot_be_tokenised_cannot_be_explained(engine: Engine, explainer:
         explainer.explain(engine, "half a pair \ud83d")
 
 
+def test_what_is_given_up_stops_between_steps(engine: Engine, explainer: Explainer) -> None:
+    given_up = threading.Event()
+    explainer.explain(engine, TEXT, None, given_up)
+    given_up.set()
+    with pytest.raises(CancelledError):
+        explainer.explain(engine, TEXT, None, given_up)
+
+
+def test_of_a_text_in_windows_the_first_is_explained(
+    engine: Engine, explainer: Explainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gradients, "STEPS", 4)
+    tokenizer = Tokenizer(engine.runtime.encoding.base.folder, "windows")
+    windowed = Engine(engine.runtime._replace(tokenizer=tokenizer), engine.model)
+    start = "The annual general meeting of the company will be held on 12 May in Budapest . " * 14
+    text = start + "Kestrel Air shares soar to a record high after it wins a big contract . " * 40
+    found, first = explainer.explain(windowed, text), explainer.explain(engine, text, "positive")
+    assert (found.scored.label, found.scored.truncated, found.explained) == ("positive", False, "positive")
+    assert (found.value, found.words, found.fp32_label) == (first.value, first.words, "neutral")
+
+
 def test_one_model_is_held_loaded_once_and_dropped_for_another(
     engine: Engine, stubborn: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,7 +188,7 @@ def test_one_model_is_held_loaded_once_and_dropped_for_another(
         return sum(type(thing) is Gradients for thing in gc.get_objects())
 
     before = held()
-    monkeypatch.setattr(gradients, "Features", Counted)
+    monkeypatch.setattr(features, "Features", Counted)
     explainer, other = Explainer(), Engine(engine.runtime, stubborn)
     for _ in range(2):
         explainer.explain(engine, "up")

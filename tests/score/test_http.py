@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import httpx
 import pytest
+import torch
 
+from services.score import gradients
 from services.score.artifact import Model
 from services.score.engine import Engine, Scored
 from services.score.explain import Explainer
+from services.score.gradients import Gradients
 from services.score.http import ScoreServer
 from services.score.lanes import Priority
 from services.score.wire import MAX_CHARS, MAX_TEXTS
@@ -97,6 +101,29 @@ def test_answers_in_order(client: httpx.Client) -> None:
     answer = client.post("/score", json={"texts": ["one", "two"]})
     score = {"label": "neutral", "probabilities": [0.1, 0.8, 0.1], "truncated": False}
     assert answer.json() == {"model": "m1", "epoch": 7, "scores": [score, score]}
+
+
+def test_who_hangs_up_is_not_explained_to(
+    client: httpx.Client, holder: Holder, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An explanation of 64 steps, a fifth of a second each at least, is given up after some; another has its turn."""
+    holder.held = Current(engine, "m2", 8)
+    client.post("/explain", json={"text": "Profit"})  # torch and the model are loaded
+    steps, of_embedded = [], Gradients._of_embedded
+
+    def slow(self: Gradients, embedded: torch.Tensor) -> torch.Tensor:
+        if embedded.shape[1] == 4:  # two words between the ends
+            steps.append(len(embedded))
+            time.sleep(0.2)
+        return of_embedded(self, embedded)
+
+    monkeypatch.setattr(gradients, "AT_ONCE", 1)
+    monkeypatch.setattr(Gradients, "_of_embedded", slow)
+    with pytest.raises(httpx.ReadTimeout):
+        client.post("/explain", json={"text": "Profit soared"}, timeout=1)
+    assert steps, "it hadn't begun"
+    assert client.post("/explain", json={"text": "Profit"}).is_success
+    assert len(steps) < gradients.STEPS / 2
 
 
 def test_who_hangs_up_is_not_computed_for(client: httpx.Client) -> None:
