@@ -26,6 +26,7 @@ from services.stream.errors import Rejected, TickerloopError
 
 if TYPE_CHECKING:
     from services.trainer.promotion import Promoter
+    from services.trainer.registry import Version
 
 EXIT_FATAL: Final = 3
 
@@ -361,13 +362,35 @@ def models_list(as_json: bool) -> None:
 @click.argument("version")
 def models_show(version: str) -> None:
     """One model's card, as JSON."""
+    show(_registered(version))
+
+
+@models.command("report")
+@click.argument("version")
+@click.option("--json", "as_json", is_flag=True, help="for scripts")
+@click.option("--html", type=click.Path(dir_okay=False, writable=True), help="write a page with its diagram there")
+def models_report(version: str, as_json: bool, html: str | None) -> None:
+    """How good a model is, how far its confidence can be believed, and when it abstains."""
+    from services.trainer import report as reports
+
+    report = reports.of(_registered(version))
+    if html is not None:
+        Path(html).write_text(reports.page(report), encoding="utf-8")
+        notes.print(f"[dim]written to {escape(html)}[/dim]", highlight=False, soft_wrap=True)
+    if as_json:
+        show(report)
+    else:
+        reports.show(report, console)
+
+
+def _registered(version: str) -> Version:
     from services.trainer import registry
 
     with database() as cursor:
         found = {v.version: v for v in registry.versions(cursor)}
     if version not in found:
         raise Rejected("unknown", f"there is no model {version}; `tickerloop models list` shows them")
-    show(found[version])
+    return found[version]
 
 
 @models.command("add")

@@ -149,7 +149,7 @@ def _insert_predictions(cursor: Cursor, events: Sequence[Prediction]) -> None:
     execute_values(
         cursor,
         "INSERT INTO prediction (prediction_id, text_id, cluster, label, negative, neutral, positive, model, epoch,"
-        " tickers, source, language, event_time, scored, truncated, origin_partition, origin_offset)"
+        " tickers, source, language, event_time, scored, truncated, abstained, origin_partition, origin_offset)"
         " VALUES %s ON CONFLICT DO NOTHING",
         [
             (
@@ -166,12 +166,13 @@ def _insert_predictions(cursor: Cursor, events: Sequence[Prediction]) -> None:
                 e.event_time,
                 e.scored,
                 e.truncated,
+                e.abstained,
                 e.origin.partition,
                 e.origin.offset,
             )
             for e in events
         ],
-        template="(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s::text[], %s, %s, %s, %s, %s, %s, %s)",
+        template="(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s::text[], %s, %s, %s, %s, %s, %s, %s, %s)",
         page_size=1_000,
     ) if events else None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from html import escape
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from services import plots
 from services.status import Account
 from services.trainer import gate
 from services.trainer.gate import Accuracy
@@ -138,12 +138,10 @@ def page(report: Report) -> str:
         f"{report.before.n} texts that nobody corrected, accuracy went from {_with(report.before)} to "
         f"{_with(report.after)}. The ledger: {report.ledger.action} of {report.ledger.version}, {report.ledger.reason}."
     )
-    return (
-        "<!doctype html><html lang=en><meta charset=utf-8><title>tickerloop: the demo</title>"
-        "<style>body{font:16px/1.5 system-ui;max-width:60rem;margin:3rem auto;padding:0 1rem;color:#223}"
-        "svg{max-width:100%;height:auto}</style>"
+    return plots.page(
+        "tickerloop: the demo",
         f"<h1>The loop {'learned' if report.learned else 'did not learn'}</h1><p>{escape(facts)}</p>"
-        f"{_accuracy_plot(report)}{_account_plot(report)}</html>"
+        f"{_accuracy_plot(report)}{_account_plot(report)}",
     )
 
 
@@ -164,7 +162,7 @@ def _accuracy_plot(report: Report) -> str:
     axes.set_xticks(range(len(rows)), [f"{name}\n(n = {pair[0].n})" for name, pair in rows])
     axes.set(ylim=(0, 1), ylabel="accuracy, 95 % interval", title="Texts nobody corrected")
     axes.legend()
-    return _svg(figure)
+    return plots.svg(figure)
 
 
 def _account_plot(report: Report) -> str:
@@ -176,10 +174,4 @@ def _account_plot(report: Report) -> str:
     bars = axes.barh(list(reasons)[::-1], list(reasons.values())[::-1], color="#2f6fed")
     axes.bar_label(bars, padding=3)
     axes.set(xscale="log", title="Where every text went", xlabel="texts")
-    return _svg(figure)
-
-
-def _svg(figure: object) -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg")  # type: ignore[attr-defined]
-    return buffer.getvalue()[buffer.getvalue().index("<svg") :]
+    return plots.svg(figure)

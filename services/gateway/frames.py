@@ -132,6 +132,7 @@ class Renderer:
             event_time=event.event_time,
             scored=event.scored,
             truncated=event.truncated,
+            abstained=event.abstained,
             foreign=event.foreign,
             text=text[0],
             url=text[1],

@@ -23,13 +23,14 @@ REVIEW_FROM: Final = 5_000
 
 _COLUMNS: Final = (
     "p.prediction_id, p.text_id, p.cluster, p.label, ARRAY[p.negative, p.neutral, p.positive], p.model, p.epoch,"
-    " p.tickers, p.source, p.language, p.event_time, p.scored, p.truncated,"
+    " p.tickers, p.source, p.language, p.event_time, p.scored, p.truncated, p.abstained,"
     " coalesce(jsonb_array_length(m.card->'languages') > 0 AND NOT m.card->'languages' ? p.language, false),"
     " t.body, t.url, t.external_id"
 )
 _NAMES: Final = (
     "prediction_id", "text_id", "cluster", "label", "probabilities", "model", "epoch",
-    "tickers", "source", "language", "event_time", "scored", "truncated", "foreign", "text", "url", "external_id",
+    "tickers", "source", "language", "event_time", "scored", "truncated", "abstained", "foreign", "text", "url",
+    "external_id",
 )  # fmt: skip
 _FROM: Final = "FROM prediction p LEFT JOIN text t USING (text_id) LEFT JOIN model_version m ON m.version = p.model"
 
@@ -53,6 +54,8 @@ class PredictionView(msgspec.Struct, frozen=True, kw_only=True):
     event_time: int
     scored: int
     truncated: bool
+    abstained: bool
+    """The greatest probability is below the model's threshold; the label is the likeliest all the same."""
     foreign: bool
     """The text is in a language that the model isn't meant for."""
     text: str | None

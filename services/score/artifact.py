@@ -1,8 +1,9 @@
 """A model as files: `head.safetensors`, `model.json` and, where the encoder was tuned, `adapter.safetensors`, over a
 base that is named by the hashes of its files.
 
-The version is derived from everything that makes the answers: head, adapter, base, export, labels, temperature. Equal
-content is the same version, and a file that was changed no longer has its version.
+The version is derived from everything that makes the answers and their marks: head, adapter, base, export, labels,
+temperature, languages, threshold. Equal content is the same version, and a file that was changed no longer has its
+version.
 """
 
 from __future__ import annotations
@@ -65,6 +66,33 @@ class Answered(Struct, frozen=True):
     probabilities: tuple[float, float, float]
 
 
+class Group(Struct, frozen=True):
+    """Texts, the mean of their confidence (the greatest probability), and how often their label is right."""
+
+    n: int
+    confidence: float
+    accuracy: float
+
+
+class Calibration(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How far a model's confidence can be believed, and when it abstains; see `services.trainer.calibration`."""
+
+    texts: int
+    """Held out, each judged by what was fitted on others."""
+    ece: float
+    """Expected calibration error over `bins`."""
+    ece_by_chance: float
+    """What it is expected to be where each confidence is exactly right, for want of texts."""
+    coverage: float
+    """Share of texts like those that the model is to answer; from the others it abstains."""
+    threshold: Annotated[float, Meta(ge=0, le=1)]
+    """Least confidence of an answer."""
+    answered: Group
+    abstained: Group
+    bins: tuple[Group, ...]
+    """The reliability diagram, by rising confidence."""
+
+
 class ModelCard(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`model.json`: what a model is, what it was made of, and how to recognise it."""
 
@@ -88,6 +116,13 @@ class ModelCard(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tolerance: float
     languages: tuple[str, ...] = ()
     """ISO 639-1 codes of what it reads; when empty, nothing is known of it and no text is marked as foreign."""
+    calibration: Calibration | None = None
+    """Without it, as on older cards and those of classifiers of one's own, the model never abstains."""
+
+    @property
+    def threshold(self) -> float | None:
+        """Least confidence of an answer; None where the model never abstains."""
+        return self.calibration.threshold if self.calibration else None
 
 
 class Model(NamedTuple):
@@ -106,9 +141,12 @@ def version_of(
     labels: Sequence[str],
     temperature: float,
     languages: Sequence[str],
+    threshold: float | None = None,
 ) -> str:
     """12 hex digits of SHA-256 over all that makes the answers and their marks; `head` and `adapter` are hashes."""
     parts = [head, adapter, base.weights, base.tokenizer, base.config, export, list(labels), temperature, *languages]
+    if threshold is not None:  # a model without one keeps the version that it has always had
+        parts.append(threshold)
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:12]
 
 
@@ -122,13 +160,15 @@ def make(
     metrics: Mapping[str, float],
     examples: Mapping[str, np.ndarray],
     languages: Sequence[str],
+    calibration: Calibration | None = None,
 ) -> Model:
     """A model of a head over an encoding; `examples` maps texts to their features float32[d]."""
+    threshold = calibration.threshold if calibration else None
     head_hash, adapter = hashlib.sha256(to_bytes(head)).hexdigest(), adapter_hash(encoding.adapter)
     base = encoding.base.files
     answers = head.probabilities(np.stack(list(examples.values())), temperature).round(6)
     card = ModelCard(
-        version=version_of(head_hash, adapter, base, encoding.export, LABELS, temperature, languages),
+        version=version_of(head_hash, adapter, base, encoding.export, LABELS, temperature, languages, threshold),
         labels=LABELS,
         temperature=temperature,
         base=base,
@@ -142,6 +182,7 @@ def make(
         examples=tuple(Answered(text, (p[0], p[1], p[2])) for text, p in zip(examples, answers.tolist(), strict=True)),
         tolerance=TOLERANCE,
         languages=tuple(languages),
+        calibration=calibration,
     )
     return Model(card, head, encoding.adapter)
 
@@ -174,7 +215,9 @@ def load(folder: Path) -> Model:
         raise Rejected("tampered", f"{folder} holds no model: {error}") from None
     head = _content(folder / HEAD, card.head)
     adapter = _content(folder / ADAPTER, card.adapter) if card.adapter else None
-    derived = version_of(card.head, card.adapter, card.base, card.export, card.labels, card.temperature, card.languages)
+    derived = version_of(
+        card.head, card.adapter, card.base, card.export, card.labels, card.temperature, card.languages, card.threshold
+    )
     if derived != card.version:
         raise Rejected("tampered", f"{CARD} says version {card.version}, its content makes {derived}")
     if card.labels != LABELS:

@@ -40,11 +40,13 @@ log = logging.getLogger(__name__)
 
 class Scored(NamedTuple):
     """One text's answer. `probabilities` in the order of `LABELS`, summing to 1; `truncated` when only its start was
-    read. Of a text in windows they are the mean, weighted by tokens."""
+    read. Of a text in windows they are the mean, weighted by tokens. `abstained` when the greatest of them is below the
+    model's threshold; the label is the likeliest all the same."""
 
     label: Label
     probabilities: tuple[float, float, float]
     truncated: bool
+    abstained: bool = False
 
 
 class OnnxEncoder:
@@ -226,7 +228,7 @@ class Scoring:
         # Where every text failed, there are no features to say how many there would be.
         means = _means(self._engine.probabilities(features), good) if features.size else np.zeros((len(good), 3))
         rows = iter(means.tolist())
-        number = 0
+        number, threshold = 0, self._engine.card.threshold or 0.0
         for found in chunk.tokens:
             if isinstance(found, Rejected):
                 yield found
@@ -234,7 +236,9 @@ class Scoring:
             row, windows = next(rows), range(number, number + 1 + len(found.more))
             number = windows.stop
             why = next((failed[window] for window in windows if window in failed), None)
-            yield why or Scored(LABELS[row.index(max(row))], (row[0], row[1], row[2]), found.truncated)
+            most = max(row)
+            answer = Scored(LABELS[row.index(most)], (row[0], row[1], row[2]), found.truncated, most < threshold)
+            yield why or answer
 
 
 def _means(rows: np.ndarray, texts: Sequence[Tokens]) -> np.ndarray:

@@ -113,7 +113,7 @@ def _current(holder: Holder) -> InService:
 def _score(index: int, answer: Scored | Rejected) -> Score:
     if isinstance(answer, Rejected):
         raise _refused(f"texts[{index}]", answer)
-    return Score(answer.label, answer.probabilities, answer.truncated)
+    return Score(answer.label, answer.probabilities, answer.truncated, answer.abstained)
 
 
 def _refused(field: str, why: Rejected) -> Problem:
@@ -151,6 +151,7 @@ def _explained(holder: Holder, explainer: Explainer, asked: ExplainRequest, give
         label=found.scored.label,
         probabilities=found.scored.probabilities,
         truncated=found.scored.truncated,
+        abstained=found.scored.abstained,
         fp32_label=found.fp32_label,
         explained=found.explained,
         tokens=[_token(asked.text, word, attribution) for word, attribution in found.words],

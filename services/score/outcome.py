@@ -46,6 +46,7 @@ def events(
         event_time=text.event_time,
         scored=at,
         truncated=scored.truncated,
+        abstained=scored.abstained,
         foreign=bool(languages) and text.language not in languages,
         origin=Origin(record.topic, record.partition, record.offset),
     )

@@ -29,11 +29,13 @@ class ExplainRequest(msgspec.Struct, frozen=True):
 
 
 class Score(msgspec.Struct, frozen=True):
-    """One text's score; `probabilities` are negative, neutral, positive."""
+    """One text's score; `probabilities` are negative, neutral, positive. `abstained` when the greatest of them is below
+    the model's threshold; the label is the likeliest all the same."""
 
     label: str
     probabilities: tuple[float, float, float]
     truncated: bool
+    abstained: bool = False
 
 
 class Scores(msgspec.Struct, frozen=True):
@@ -57,12 +59,12 @@ class Token(msgspec.Struct, frozen=True):
     attribution: float
 
 
-class Explanation(msgspec.Struct, frozen=True):
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """Why a text gets a label, by integrated gradients (Sundararajan, Taly, Yan 2017).
 
-    `label`, `probabilities` and `truncated` are those of /v1/score. `explained` is the label that the rest is about:
-    `value` is its log-odds, ln(p / (1 − p)), and `baseline` the same with a mask in the place of every token. The
-    attributions sum to value − baseline + gap; `gap` is the method's own error, `relative_gap` is its share of
+    `label`, `probabilities`, `truncated` and `abstained` are those of /v1/score. `explained` is the label that the rest
+    is about: `value` is its log-odds, ln(p / (1 − p)), and `baseline` the same with a mask in the place of every token.
+    The attributions sum to value − baseline + gap; `gap` is the method's own error, `relative_gap` is its share of
     value − baseline, null where that is 0. Gradients need the model in fp32; where `fp32_label` is not `label`, the
     served model's rounding decided. Of a text that is read in windows the first alone is explained, and a later one may
     have decided, too.
@@ -73,6 +75,7 @@ class Explanation(msgspec.Struct, frozen=True):
     label: Label
     probabilities: tuple[float, float, float]
     truncated: bool
+    abstained: bool = False
     fp32_label: Label
     explained: Label
     tokens: list[Token]

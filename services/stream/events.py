@@ -105,6 +105,8 @@ class Prediction(Event, frozen=True, kw_only=True):
     scored: Millis
     truncated: bool = False
     """Only the text's start was read."""
+    abstained: bool = False
+    """The greatest probability is below the model's threshold; the label is the likeliest all the same."""
     foreign: bool = False
     """The text is in a language that the model isn't meant for."""
     origin: Origin

@@ -12,14 +12,11 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import torch
-from scipy.optimize import minimize_scalar
 from torch.nn.functional import dropout, log_softmax, relu
 
 from services.score.head import Head
 
 HIDDEN: Final = 256
-COOLEST, HOTTEST = 0.2, 5.0
-"""Bounds of the temperature; a fit that ends at one of them has learned nothing that could be calibrated."""
 
 
 class Schedule(NamedTuple):
@@ -124,21 +121,3 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
-
-
-def calibrate(answers: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> float:
-    """The temperature that minimises the weighted cross-entropy on examples the head hasn't learned (Guo et al. 2017).
-
-    Args:
-        answers: logits float32[n, 3].
-        targets: float32[n, 3].
-        weights: float32[n].
-    """
-
-    def loss(log_temperature: float) -> float:
-        scaled = answers.astype(np.float64) / np.exp(log_temperature)
-        losses = np.logaddexp.reduce(scaled, axis=1) - (targets * scaled).sum(axis=1)
-        return float(weights @ losses)
-
-    found = minimize_scalar(loss, bounds=(np.log(COOLEST), np.log(HOTTEST)), method="bounded")
-    return round(float(np.exp(found.x)), 4)

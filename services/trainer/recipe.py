@@ -25,8 +25,9 @@ from services.score.base import BUNDLED, Base, Encoding, find, sha256
 from services.score.engine import Runtime, embed, open_runtime
 from services.score.head import Head
 from services.stream.events import LABELS, derived_id
+from services.trainer import calibration
 from services.trainer.anchors import anchors
-from services.trainer.head import TUNE, calibrate, fit
+from services.trainer.head import TUNE, fit
 from services.trainer.tune import Plan, Progress, Tuned, smoothed, soup, tune
 
 FILES: Final = ("tfns_train.csv", "tfns_valid.csv", "sentfin.csv")
@@ -41,7 +42,7 @@ SETTLE: Final = TUNE._replace(epochs=3, batch=256, rate=1e-4, dropout=0.3)
 """For the head, at last, over the features as they are served: averaged, of low rank and in int8."""
 LANGUAGES: Final = ("en",)
 CALIBRATION: Final = 20
-"""One text in so many is not learned from: it measures the temperature."""
+"""One text in so many is not learned from: temperature and threshold are fitted on it."""
 
 
 class Example(NamedTuple):
@@ -58,7 +59,7 @@ class Example(NamedTuple):
 
 
 class Split(NamedTuple):
-    """What is learned, what measures the temperature, and what is measured, by name of the measure."""
+    """What is learned, what temperature and threshold are fitted on, and what is measured, by name of the measure."""
 
     learn: list[Example]
     apart: list[Example]
@@ -78,9 +79,8 @@ def main(data: Path, say: Callable[[str], None] = print) -> Model:
     settled = smoothed(targets(learn), Plan().smoothing)
     head = fit(features, settled, weights(learn), init=tuned.head, seed=SEED, schedule=SETTLE)
     figures = report(head, runtime, sets, say)
-    temperature = calibrate(
-        head.logits(embed(runtime, [e.text for e in sets.apart])), targets(sets.apart), weights(sets.apart)
-    )
+    apart = head.logits(embed(runtime, [e.text for e in sets.apart])), targets(sets.apart), weights(sets.apart)
+    temperature = calibration.calibrate(*apart)
     model = artifact.make(
         head,
         temperature,
@@ -90,6 +90,7 @@ def main(data: Path, say: Callable[[str], None] = print) -> Model:
         metrics=figures,
         examples=dict(zip(EXAMPLES, embed(runtime, EXAMPLES), strict=True)),
         languages=LANGUAGES,
+        calibration=calibration.measure(*apart, temperature),
     )
     artifact.save(model, artifact.bundled())
     say(f"version {model.card.version}, temperature {temperature}, written to {artifact.bundled()}")

@@ -28,10 +28,10 @@ from services.stream.database import transaction
 from services.stream.errors import Misconfigured
 from services.stream.events import LABELS
 from services.stream.membership import lock_key
-from services.trainer import dataset, gate, registry
+from services.trainer import calibration, dataset, gate, registry
 from services.trainer.dataset import Dataset, Labelled
 from services.trainer.gate import Verdict
-from services.trainer.head import FRESH, calibrate, fit
+from services.trainer.head import FRESH, fit
 from services.trainer.promotion import Promoter, Unprepared
 
 REPLAY_WEIGHT: Final = 1.0
@@ -143,7 +143,8 @@ def challenge(engine: Engine, runtime: Runtime, data: Dataset, seed: int) -> tup
         _right(champion, anchor if same else _embedded(engine.runtime, data.anchor), data.anchor),
         _right(head, anchor, data.anchor),
     )
-    temperature = calibrate(head.logits(anchor), dataset.one_hot(data.anchor), np.ones(len(anchor), np.float32))
+    held_out = head.logits(anchor), dataset.one_hot(data.anchor), np.ones(len(anchor), np.float32)
+    temperature = calibration.calibrate(*held_out)
     examples = [example.text for example in engine.card.examples]
     model = artifact.make(
         head,
@@ -154,6 +155,7 @@ def challenge(engine: Engine, runtime: Runtime, data: Dataset, seed: int) -> tup
         metrics={"held_out_accuracy": verdict.challenger.rate, "anchor_accuracy": verdict.anchor_challenger.rate},
         examples=dict(zip(examples, embed(runtime, examples), strict=True)),
         languages=engine.card.languages if runtime.encoding.base.files == engine.card.base else (),
+        calibration=calibration.measure(*held_out, temperature),
     )
     return model, verdict
 

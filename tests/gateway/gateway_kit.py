@@ -91,10 +91,10 @@ class Running:
         for p in predictions:
             self.execute(
                 "INSERT INTO prediction (prediction_id, text_id, cluster, label, negative, neutral, positive, model,"
-                " epoch, tickers, source, language, event_time, scored, truncated, origin_partition, origin_offset)"
-                " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, 0, 0)",
+                " epoch, tickers, source, language, event_time, scored, truncated, abstained, origin_partition,"
+                " origin_offset) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, 0, 0)",
                 p.prediction_id, p.text_id, p.cluster, p.label, *p.probabilities, p.model, p.epoch, list(p.tickers),
-                p.source, p.language, p.event_time, p.scored, p.truncated,
+                p.source, p.language, p.event_time, p.scored, p.truncated, p.abstained,
             )  # fmt: skip
             if texts:
                 self.execute(

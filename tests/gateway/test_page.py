@@ -71,10 +71,13 @@ def test_predictions_appear_as_they_are_made(page: Page, gateway: Running) -> No
     page.wait_for_selector('#rail [data-ticker="ACME"]')
 
 
-def test_a_text_in_a_foreign_language_is_marked(page: Page, gateway: Running) -> None:
-    gateway.publish(made(1), made(2, language="zh", foreign=True))
-    page.wait_for_selector(".card >> nth=1")
+def test_what_a_model_is_not_meant_for_or_abstains_from_is_marked(page: Page, gateway: Running) -> None:
+    gateway.publish(made(1), made(2, language="zh", foreign=True), made(3, label="negative", abstained=True))
+    page.wait_for_selector(".card >> nth=2")
     assert page.locator(".foreign").all_inner_texts() == ["not meant for zh"]
+    assert page.locator(".abstained").all_inner_texts() == ["unsure"]
+    assert page.locator(".chip + .abstained").count() == 1
+    assert page.locator(".card:has(.abstained) .chip").inner_text() == "negative"
 
 
 def test_what_was_there_before_is_shown_once(page: Page, gateway: Running) -> None:

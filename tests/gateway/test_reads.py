@@ -164,3 +164,11 @@ def test_a_text_in_a_language_that_its_model_is_not_meant_for_is_marked(gateway:
     gateway.store(*stored)
     items = gateway.client.get("/v1/predictions").json()["items"]
     assert {item["text_id"][-1]: item["foreign"] for item in items} == {"1": False, "2": True, "3": False, "4": False}
+
+
+def test_what_the_model_abstained_from_is_marked(gateway: Running) -> None:
+    gateway.store(made(1), made(2, abstained=True))
+    items = gateway.client.get("/v1/predictions").json()["items"]
+    assert {item["text_id"][-1]: (item["label"], item["abstained"]) for item in items} == {
+        "1": ("positive", False), "2": ("positive", True),
+    }  # fmt: skip

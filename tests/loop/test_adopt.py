@@ -88,6 +88,7 @@ def test_one_that_reads_chinese_serves_it_unmarked(set_up: Bench, multilingual: 
     assert {p.model for p in found.values()} == {version}
     assert not any(p.foreign for p in found.values())
     assert worker.current.engine.card.export == LOGITS
+    assert worker.current.engine.card.threshold is None and not any(p.abstained for p in found.values())
 
 
 def test_its_challenger_is_a_fresh_head_over_the_same_encoder(set_up: Bench, multilingual: Path) -> None:

@@ -131,6 +131,15 @@ def test_a_text_that_the_store_could_not_count_is_taken_all_the_same(bench: Benc
     assert (account.taken, account.scored, account.dead, account.waiting) == (1, 1, 0, 0)
 
 
+def test_what_the_model_abstained_from_is_stored_so(bench: Bench) -> None:
+    unsure = msgspec.structs.replace(prediction("a"), abstained=True)
+    bench.bus.publish([published(unsure), published(prediction("b"))])
+    bench.run(store.serve, lambda: _stored(bench))
+    assert bench.rows("SELECT text_id, label, abstained FROM prediction ORDER BY 1") == [
+        ("a", "positive", True), ("b", "positive", False),
+    ]  # fmt: skip
+
+
 def test_a_malformed_prediction_is_a_dead_letter_and_the_rest_is_stored(bench: Bench) -> None:
     bench.bus.publish([published(prediction("a")), Outgoing(topics.PREDICTIONS, b"x", b"nonsense")])
     bench.run(store.serve, lambda: _stored(bench))

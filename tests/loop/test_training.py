@@ -56,6 +56,10 @@ def test_a_run_that_was_killed_leaves_its_examples_waiting(labelled: Bench, monk
     assert labelled.rows("SELECT state FROM training_run ORDER BY run") == [("failed",), ("refused",)]
     assert not outcome.promoted and outcome.reason.startswith("not enough evidence")
     assert waiting(context) == 0
+    ((card,),) = labelled.rows("SELECT card FROM model_version WHERE version = %s", outcome.version)
+    found = card["calibration"]
+    assert found["texts"] == found["answered"]["n"] + found["abstained"]["n"] > 400
+    assert found["answered"]["accuracy"] > found["abstained"]["accuracy"]
 
 
 def test_a_decision_and_the_end_of_its_run_are_one_effect(labelled: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from services.score import artifact
-from services.score.base import find
+from services.score.base import BaseFiles, find
 from services.score.engine import Engine, open_engine
 from services.score.head import from_bytes, to_bytes
 from services.stream.errors import Misconfigured, Rejected
+from services.stream.events import LABELS
 from services.trainer.anchors import anchors
 
 
@@ -33,10 +34,12 @@ def test_what_is_saved_is_loaded(copied: Path) -> None:
 def test_the_version_follows_the_content(engine: Engine) -> None:
     card = engine.card
     given = (card.head, card.adapter, card.base, card.export, card.labels)
-    assert artifact.version_of(*given, card.temperature, card.languages) == card.version
+    assert artifact.version_of(*given, card.temperature, card.languages, card.threshold) == card.version
     assert len(card.version) == 12
-    assert artifact.version_of(*given, card.temperature + 0.1, card.languages) != card.version
-    assert artifact.version_of(*given, card.temperature, ("en", "zh")) != card.version
+    assert artifact.version_of(*given, card.temperature + 0.1, card.languages, card.threshold) != card.version
+    assert artifact.version_of(*given, card.temperature, ("en", "zh"), card.threshold) != card.version
+    assert artifact.version_of(*given, card.temperature, card.languages, 0.4) != card.version
+    assert artifact.version_of(*given, card.temperature, card.languages) != card.version
 
 
 @pytest.mark.parametrize("position", [-1, 40, 5_000])
@@ -54,6 +57,28 @@ def test_a_tampered_temperature_is_refused(copied: Path) -> None:
         artifact.load(copied)
 
 
+def test_a_model_without_a_threshold_keeps_the_version_it_had_before_there_were_any() -> None:
+    base = BaseFiles(name="x", weights="b" * 64, tokenizer="c" * 64, config="d" * 64)
+    given = ("a" * 64, None, base, "x.1", LABELS, 1.25, ("en",))
+    assert artifact.version_of(*given) == "a4b6530a246b"
+    assert artifact.version_of(*given, 0.5) != "a4b6530a246b"
+
+
+def test_a_tampered_threshold_is_refused(copied: Path, engine: Engine) -> None:
+    edit(copied, calibration=msgspec.to_builtins(engine.card.calibration) | {"threshold": 0.99})
+    with pytest.raises(Rejected, match="its content makes"):
+        artifact.load(copied)
+
+
+def test_a_card_from_before_there_was_calibration_is_read_and_keeps_its_version(copied: Path, engine: Engine) -> None:
+    card = msgspec.to_builtins(engine.card)
+    del card["calibration"]
+    given = (engine.card.head, engine.card.adapter, engine.card.base, engine.card.export, engine.card.labels)
+    card["version"] = artifact.version_of(*given, engine.card.temperature, engine.card.languages)
+    (copied / artifact.CARD).write_bytes(msgspec.json.encode(card))
+    assert artifact.load(copied).card.threshold is None
+
+
 def test_a_forged_head_with_its_own_hash_is_another_version(copied: Path, engine: Engine) -> None:
     forged = to_bytes(engine.model.head._replace(bias=np.array([9, 0, 0], np.float32)))
     (copied / artifact.HEAD).write_bytes(forged)
@@ -64,7 +89,15 @@ def test_a_forged_head_with_its_own_hash_is_another_version(copied: Path, engine
 
 @pytest.mark.parametrize(
     "changes",
-    [{"labels": ["down", "flat", "up"]}, {"temperature": -1}, {"head": "abc"}, {"unknown": 1}, {"base": None}],
+    [
+        {"labels": ["down", "flat", "up"]},
+        {"temperature": -1},
+        {"head": "abc"},
+        {"unknown": 1},
+        {"base": None},
+        {"calibration": {"threshold": 0.5}},
+        {"calibration": None},
+    ],
 )
 def test_a_bad_card_is_refused(copied: Path, changes: dict[str, Any]) -> None:
     edit(copied, **changes)
@@ -75,7 +108,7 @@ def test_a_bad_card_is_refused(copied: Path, changes: dict[str, Any]) -> None:
 def test_a_model_for_other_features_is_refused(copied: Path, engine: Engine) -> None:
     card = engine.card
     version = artifact.version_of(
-        card.head, card.adapter, card.base, "other.1", card.labels, card.temperature, card.languages
+        card.head, card.adapter, card.base, "other.1", card.labels, card.temperature, card.languages, card.threshold
     )
     edit(copied, export="other.1", version=version)
     with pytest.raises(Rejected, match=r"trained on features other\.1"):
@@ -86,7 +119,7 @@ def test_another_encoder_than_the_models_is_refused(copied: Path, engine: Engine
     card = engine.card
     base = msgspec.structs.replace(card.base, weights="0" * 64)
     version = artifact.version_of(
-        card.head, card.adapter, base, card.export, card.labels, card.temperature, card.languages
+        card.head, card.adapter, base, card.export, card.labels, card.temperature, card.languages, card.threshold
     )
     edit(copied, base=msgspec.to_builtins(base), version=version)
     with pytest.raises(Misconfigured, match=r"model\.safetensors is 53aa5117[0-9a-f]+, not 0000"):

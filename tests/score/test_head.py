@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from services.score.engine import Engine
-from services.score.head import softmax, to_bytes
+from services.score.head import to_bytes
 from services.stream.events import LABELS
 from services.trainer.anchors import anchors
-from services.trainer.head import calibrate, fit
+from services.trainer.head import fit
 
 TRUTH = np.random.default_rng(3).normal(size=(20, 3))
 
@@ -76,16 +76,6 @@ def test_replaying_the_parents_answers_keeps_them_beside_corrections(engine: Eng
     assert learned > 0.9
     assert kept > 0.9
     assert kept > child(replayed=False)[0] + 0.1
-
-
-def test_calibration_finds_the_temperature() -> None:
-    random = np.random.default_rng(5)
-    logits = random.normal(0, 2, size=(20_000, 3)).astype(np.float32)
-    truth = softmax(logits, 1).cumsum(axis=1)
-    labels = (random.random((20_000, 1)) > truth).sum(axis=1)
-    targets = np.eye(3, dtype=np.float32)[labels]
-    found = calibrate(logits * 2.5, targets, np.ones(20_000, np.float32))
-    assert found == pytest.approx(2.5, rel=0.05)
 
 
 @pytest.mark.parametrize("n", [0, 3])

@@ -99,7 +99,7 @@ def problem(answer: httpx.Response, status: int) -> dict[str, Any]:
 
 def test_answers_in_order(client: httpx.Client) -> None:
     answer = client.post("/score", json={"texts": ["one", "two"]})
-    score = {"label": "neutral", "probabilities": [0.1, 0.8, 0.1], "truncated": False}
+    score = {"label": "neutral", "probabilities": [0.1, 0.8, 0.1], "truncated": False, "abstained": False}
     assert answer.json() == {"model": "m1", "epoch": 7, "scores": [score, score]}
 
 

@@ -53,6 +53,11 @@ function card(prediction, fresh) {
   find("chip").title = "Which words make it so?";
   find("chip").disabled = !prediction.text;
   find("chip").addEventListener("click", () => explain(find("chip"), find("text"), prediction));
+  if (prediction.abstained) {
+    const mark = make("span", "abstained", "unsure");
+    mark.title = "The model abstains: its greatest probability is below its threshold";
+    find("chip").after(mark);
+  }
   for (const ticker of prediction.tickers) {
     const button = make("button", "", ticker);
     button.type = "button";
