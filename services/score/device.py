@@ -4,6 +4,7 @@ import, and torch only where an NVIDIA driver is."""
 from __future__ import annotations
 
 import os
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -11,6 +12,10 @@ from services.stream.errors import Misconfigured
 
 DRIVER: Final = Path("/proc/driver/nvidia/version")
 """Is there while an NVIDIA driver is loaded."""
+GPUS: Final = Path("/proc/driver/nvidia/gpus")
+"""Holds a folder for each."""
+VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
+"""Names those that CUDA shows to a process; read when it starts."""
 CPUINFO: Final = Path("/proc/cpuinfo")
 GPU_LANES: Final = 2
 """One batch is padded and copied while the other is computed."""
@@ -53,6 +58,16 @@ def choose(device: str) -> Choice:
     if torch.version.cuda is None:
         return Choice("cpu", "an NVIDIA driver is here, but torch is built without CUDA")
     return Choice("cpu", "an NVIDIA driver is here, but torch finds no GPU")
+
+
+def take_one(slot: int, environment: MutableMapping[str, str] = os.environ) -> None:
+    """Of several GPUs let this process see one only, by its slot, so that each worker has its own; to be called before
+    torch is imported."""
+    named = environment.get(VISIBLE)
+    count = len(list(GPUS.iterdir())) if GPUS.exists() else 0
+    gpus = named.split(",") if named is not None else [str(number) for number in range(count)]
+    if len(gpus) > 1:
+        environment[VISIBLE] = gpus[slot % len(gpus)]
 
 
 def lanes(device: str, threads: int) -> int:
