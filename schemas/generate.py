@@ -17,6 +17,7 @@ KINDS: Final[dict[str, type[events.Event]]] = {
     topics.CLEAN: events.CleanText,
     topics.REJECTED: events.RejectedText,
     topics.PREDICTIONS: events.Prediction,
+    topics.SHADOW: events.Prediction,
     topics.MENTIONS: events.Mention,
     topics.FEEDBACK: events.Feedback,
     topics.EXAMPLES: events.Example,

@@ -67,7 +67,7 @@ def database() -> Iterator[Cursor]:
 
 @contextlib.contextmanager
 def promoter() -> Iterator[Promoter]:
-    """For one change of the champion."""
+    """For one change of the champion or its shadow."""
     from services.trainer.promotion import Promoter
 
     chosen = settings()
@@ -223,6 +223,10 @@ def _print_status(found: Any) -> None:
         if refused := service.detail.get("refused"):
             why = f"the model of epoch {refused['epoch']}: {refused['reason']}"
             console.print(f"[red]{service.name} {service.slot} refuses[/red] {escape(why)}")
+        shadow = service.detail.get("shadow")
+        if shadow and shadow["state"] == "refused":
+            why = f"the shadow {shadow['model']}: {shadow['reason']}"
+            console.print(f"[yellow]{service.name} {service.slot} can't load[/yellow] {escape(why)}")
     for topic, count in found.dead_letters.items():
         if count:
             console.print(f"[yellow]{count:,} dead letters in {topic}[/yellow]; look: tickerloop dlq show {topic}")
@@ -343,7 +347,7 @@ def models() -> None:
 @models.command("list")
 @click.option("--json", "as_json", is_flag=True, help="for scripts")
 def models_list(as_json: bool) -> None:
-    """All models, newest first; * marks the champion."""
+    """All models, newest first; * marks the champion, ~ what shadows it."""
     from services.trainer import registry
 
     with database() as cursor:
@@ -354,15 +358,19 @@ def models_list(as_json: bool) -> None:
     table = Table("", "version", "parent", "metrics", box=None)
     for version in found:
         metrics = json.dumps(version.card.get("metrics", {}))
-        table.add_row("*" if version.champion else "", version.version, version.parent or "", metrics[:90])
+        mark = "*" if version.champion else "~" if version.shadow else ""
+        table.add_row(mark, version.version, version.parent or "", metrics[:90])
     console.print(table)
 
 
 @models.command("show")
 @click.argument("version")
 def models_show(version: str) -> None:
-    """One model's card, as JSON."""
-    show(_registered(version))
+    """One model's card, and how it compares with the champion that it shadows or shadowed, as JSON."""
+    from services.trainer.comparison import compared
+
+    with database() as cursor:
+        show(compared(cursor, _registered(cursor, version)))
 
 
 @models.command("report")
@@ -373,7 +381,8 @@ def models_report(version: str, as_json: bool, html: str | None) -> None:
     """How good a model is, how far its confidence can be believed, and when it abstains."""
     from services.trainer import report as reports
 
-    report = reports.of(_registered(version))
+    with database() as cursor:
+        report = reports.of(_registered(cursor, version))
     if html is not None:
         Path(html).write_text(reports.page(report), encoding="utf-8")
         notes.print(f"[dim]written to {escape(html)}[/dim]", highlight=False, soft_wrap=True)
@@ -383,11 +392,10 @@ def models_report(version: str, as_json: bool, html: str | None) -> None:
         reports.show(report, console)
 
 
-def _registered(version: str) -> Version:
+def _registered(cursor: Cursor, version: str) -> Version:
     from services.trainer import registry
 
-    with database() as cursor:
-        found = {v.version: v for v in registry.versions(cursor)}
+    found = {v.version: v for v in registry.versions(cursor)}
     if version not in found:
         raise Rejected("unknown", f"there is no model {version}; `tickerloop models list` shows them")
     return found[version]
@@ -452,6 +460,33 @@ def models_rollback(reason: str, actor: str, expected_epoch: int | None) -> None
     with promoter() as ready:
         change = ready.rollback(actor=actor, reason=reason, expected_epoch=expected_epoch)
     click.echo(f"epoch {change.epoch}: {change.version} (was {change.previous})")
+
+
+@models.command("shadow")
+@click.argument("version")
+@click.option("--reason", required=True, help="kept in the ledger")
+@click.option("--actor", default=lambda: os.environ.get("USER", "operator"), help="who decides")
+@click.option("--expected-epoch", type=int, default=None, help="refuse if the champion changed since you looked")
+def models_shadow(version: str, reason: str, actor: str, expected_epoch: int | None) -> None:
+    """Have VERSION score a sample of the stream beside the champion, for `models show VERSION` to compare the two.
+
+    What it says goes to the topic `predictions.shadow` and counts for nothing. It takes at most TICKERLOOP_SHADOW_SHARE
+    of each scorer's time. It ends by `models unshadow`, by another shadow, and with any change of the champion.
+    """
+    with promoter() as ready:
+        change = ready.shadow(version, actor=actor, reason=reason, expected_epoch=expected_epoch)
+    click.echo(f"epoch {change.epoch}: {change.version} shadows {change.previous}")
+
+
+@models.command("unshadow")
+@click.option("--reason", required=True, help="kept in the ledger")
+@click.option("--actor", default=lambda: os.environ.get("USER", "operator"), help="who decides")
+@click.option("--expected-epoch", type=int, default=None, help="refuse if the champion changed since you looked")
+def models_unshadow(reason: str, actor: str, expected_epoch: int | None) -> None:
+    """End the shadow; what it said is kept."""
+    with promoter() as ready:
+        change = ready.unshadow(actor=actor, reason=reason, expected_epoch=expected_epoch)
+    click.echo(f"epoch {change.epoch}: {change.version} no longer shadows {change.previous}")
 
 
 @models.command("ledger")

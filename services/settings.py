@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 
 import msgspec
+from msgspec import Meta
 
 from services.score.base import LongTexts, default_cache
 from services.stream.bus import Bus
@@ -59,6 +60,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Threads of the model on the CPU; 0 takes all cores."""
     prepare_s: int = 60
     """Longest wait for the scorers to prepare a model before it is promoted."""
+    shadow_share: Annotated[float, Meta(gt=0, le=1)] = 0.1
+    """Most of a scorer's time that a shadow is at work, 0 to 1, and so the most by which it slows the champion. What it
+    can't score in that time it leaves out."""
     retrain_after: int = 200
     """New training examples that trigger a retraining."""
     host: str = "127.0.0.1"

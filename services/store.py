@@ -1,7 +1,8 @@
 """The store: predictions and texts into Postgres, the account of every text, the latest per ticker into Valkey.
 
-Rows and offsets commit together, so each event is stored and counted exactly once. Valkey is written after the commit
-and may be lost: the gateway falls back to Postgres.
+Rows and offsets commit together, so each event is stored and counted exactly once. What a shadow said is stored apart
+and not counted: its texts are those of the champion. Valkey is written after the commit and may be lost: the gateway
+falls back to Postgres.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ TOPICS: Final = (
     topics.CLEAN,
     topics.REJECTED,
     topics.PREDICTIONS,
+    topics.SHADOW,
     topics.dead(topics.RAW),
     topics.dead(topics.CLEAN),
     topics.dead(topics.REJECTED),
@@ -72,18 +74,21 @@ def store(records: Sequence[Record], cursor: Cursor) -> Sequence[Answer]:
     answers: list[Answer] = [() for _ in records]
     texts = _decoded(records, topics.CLEAN, CleanText, answers)
     predictions = _decoded(records, topics.PREDICTIONS, Prediction, answers)
+    shadows = _decoded(records, topics.SHADOW, Prediction, answers)
     refused = _decoded(records, topics.REJECTED, RejectedText, answers)
     _insert_texts(cursor, texts)
     scored = _scored_first(cursor, predictions)
     _insert_predictions(cursor, predictions)
-    tally = Counter((record.topic, _dead_reason(record)) for record in records if record.topic not in _COUNTED_BELOW)
+    _insert_shadows(cursor, shadows)
+    tally = Counter((record.topic, _dead_reason(record)) for record in records if record.topic not in _UNCOUNTED)
     tally.update((topics.REJECTED, event.reason) for event in refused)
     tally[topics.PREDICTIONS, ""] += scored
     _count(cursor, tally)
     return answers
 
 
-_COUNTED_BELOW: Final = frozenset({topics.CLEAN, topics.REJECTED, topics.PREDICTIONS})
+_UNCOUNTED: Final = frozenset({topics.CLEAN, topics.REJECTED, topics.PREDICTIONS, topics.SHADOW})
+"""Topics whose records count for nothing, or by what they say."""
 
 
 def _decoded(records: Sequence[Record], topic: str, kind: type[E_], answers: list[Answer]) -> list[E_]:
@@ -173,6 +178,16 @@ def _insert_predictions(cursor: Cursor, events: Sequence[Prediction]) -> None:
             for e in events
         ],
         template="(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s::text[], %s, %s, %s, %s, %s, %s, %s, %s)",
+        page_size=1_000,
+    ) if events else None
+
+
+def _insert_shadows(cursor: Cursor, events: Sequence[Prediction]) -> None:
+    execute_values(
+        cursor,
+        "INSERT INTO shadow_prediction (prediction_id, text_id, label, negative, neutral, positive, model, epoch,"
+        " scored) VALUES %s ON CONFLICT DO NOTHING",
+        [(e.prediction_id, e.text_id, e.label, *e.probabilities, e.model, e.epoch, e.scored) for e in events],
         page_size=1_000,
     ) if events else None
 

@@ -8,11 +8,13 @@ from typing import Any
 import click
 import msgspec
 
-from ops.bench import end_to_end, engine, live, plumbing
+from ops.bench import end_to_end, engine, live, plumbing, shadow
 from ops.bench.common import ROOT, Corpus, buses, console, machine, write
 
 DEMO = ROOT / "services" / "demo" / "stream.jsonl"
-NAMES = ("engine", "end_to_end", "workers", "plumbing", "live", "swap", "steady")
+NAMES = ("engine", "shadow", "end_to_end", "workers", "plumbing", "live", "swap", "steady")
+ALONE = ("engine", "shadow")
+"""Without a bus."""
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -35,6 +37,7 @@ def main(
 
     \b
       engine       the engine against the transformers pipeline and plain ONNX Runtime, and by length of text
+      shadow       the champion at full load, with a shadow beside it and without
       end_to_end   a file to rows in Postgres, against the bare engine on the same texts
       workers      two score workers with their own partitions, against one
       plumbing     the same with scoring replaced by a constant
@@ -51,7 +54,9 @@ def main(
         figures: dict[str, Any] = {"texts_file": texts.name, "runs": runs}
         if name == "engine":
             figures |= engine.run(corpus.texts, runs)
-        for bus in () if name == "engine" else (only,) if only else buses():
+        elif name == "shadow":
+            figures |= shadow.run(corpus.texts, runs)
+        for bus in () if name in ALONE else (only,) if only else buses():
             if name == "end_to_end":
                 figures[bus] = end_to_end.run(corpus, runs, bus)
             elif name == "workers":

@@ -31,6 +31,8 @@ API: Final = (
     models.get_ledger,
     models.promote,
     models.rollback,
+    models.shadow,
+    models.unshadow,
     health.get_status,
     stream.stream,
 )

@@ -17,6 +17,7 @@ from services.stream.database import Connect, suppress_lost, transaction
 from services.stream.errors import Rejected, Transient
 from services.stream.events import CleanText, ModelChange, Prediction, decode, encode
 from services.stream.topics import CLEAN, MODELS, PREDICTIONS
+from services.trainer.registry import CHANGES
 
 MAX_TEXT_CHARS: Final = 4_000
 """What the stream shows of a long text; GET /v1/predictions/{id} gives all of it."""
@@ -151,10 +152,11 @@ def _prediction(record: Record) -> Prediction | None:
 
 
 def model_change(record: Record) -> ModelChange | None:
-    """What a record of `models` says, if it is one and can be read."""
+    """What a record of `models` says, if it is a change of the champion and can be read."""
     if record.topic != MODELS:
         return None
     try:
-        return decode(ModelChange, record.value)
+        change = decode(ModelChange, record.value)
     except Rejected:
         return None
+    return change if change.action in CHANGES else None

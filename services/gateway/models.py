@@ -1,4 +1,4 @@
-"""The registry over HTTP: GET /v1/models and /v1/ledger, promote and roll back."""
+"""The registry over HTTP: GET /v1/models and /v1/ledger, promote and roll back, shadow and unshadow."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ from litestar import get, post
 from litestar.openapi import ResponseSpec
 from litestar.params import JSONBody, PathParameter
 from msgspec import Meta
+from psycopg2.extensions import cursor as Cursor
 
 from services.gateway.core import Gateway, SafeRequest, gateway_of
 from services.gateway.problems import MEDIA_TYPE, SPECS, Problem, ProblemBody, no_nul
 from services.stream.errors import Rejected
 from services.stream.events import ModelChange, Name, ShortText
 from services.trainer import registry
+from services.trainer.comparison import Compared, compared
 from services.trainer.promotion import Promoter, Unprepared
 from services.trainer.registry import LedgerRow, Version
 
 _Version = Annotated[str, PathParameter(max_length=200)]
 _Epoch = Annotated[int, Meta(ge=0, le=2**53)]
-_REFUSED = "The champion has moved (conflict), or a live scorer can't serve the model (unprepared)"
+_REFUSED = (
+    "The champion or its shadow isn't as expected (conflict), or a live scorer can't serve the model (unprepared)"
+)
 _CHANGES = {**SPECS, 409: ResponseSpec(ProblemBody, description=_REFUSED, media_type=MEDIA_TYPE)}
 
 
@@ -43,17 +47,21 @@ class Promotion(Decision, frozen=True, kw_only=True):
 
 @get("/v1/models", responses=SPECS, tags=["models"])
 async def get_models(request: SafeRequest) -> list[Version]:
-    """Every registered model, newest first."""
+    """Every registered model, newest first; which is the champion, and which shadows it."""
     return await gateway_of(request).pool.run(registry.versions)
 
 
 @get("/v1/models/{version:str}", responses=SPECS, tags=["models"])
-async def get_model(request: SafeRequest, version: _Version) -> Version:
-    """One model and its card."""
-    for found in await gateway_of(request).pool.run(registry.versions):
-        if found.version == version:
-            return found
-    raise Problem(404, "not-found", f"there is no model {version}")
+async def get_model(request: SafeRequest, version: _Version) -> Compared:
+    """One model, its card, and how it compares with the champion that it shadows or shadowed, if it ever did."""
+
+    def find(cursor: Cursor) -> Compared | None:
+        found = (known for known in registry.versions(cursor) if known.version == version)
+        return next((compared(cursor, one) for one in found), None)
+
+    if (model := await gateway_of(request).pool.run(find)) is None:
+        raise Problem(404, "not-found", f"there is no model {version}")
+    return model
 
 
 @get("/v1/ledger", responses=SPECS, tags=["models"])
@@ -85,6 +93,28 @@ async def rollback(request: SafeRequest, data: JSONBody[Decision]) -> ModelChang
     return await _change(
         gateway_of(request),
         lambda promoter: promoter.rollback(actor=data.actor, reason=data.reason, expected_epoch=data.expected_epoch),
+    )
+
+
+@post("/v1/models/{version:str}/shadow", status_code=200, responses=_CHANGES, tags=["models"])
+async def shadow(request: SafeRequest, version: _Version, data: JSONBody[Decision]) -> ModelChange:
+    """Have a model score a sample of the stream beside the champion, until `unshadow` or the champion's next change."""
+    no_nul(version=version, actor=data.actor, reason=data.reason)
+    return await _change(
+        gateway_of(request),
+        lambda promoter: promoter.shadow(
+            version, actor=data.actor, reason=data.reason, expected_epoch=data.expected_epoch
+        ),
+    )
+
+
+@post("/v1/models/unshadow", status_code=200, responses=_CHANGES, tags=["models"])
+async def unshadow(request: SafeRequest, data: JSONBody[Decision]) -> ModelChange:
+    """End the shadow; what it said is kept."""
+    no_nul(actor=data.actor, reason=data.reason)
+    return await _change(
+        gateway_of(request),
+        lambda promoter: promoter.unshadow(actor=data.actor, reason=data.reason, expected_epoch=data.expected_epoch),
     )
 
 

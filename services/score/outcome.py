@@ -32,7 +32,19 @@ def events(
     the model's card."""
     if isinstance(scored, Rejected):
         return scored
-    prediction = Prediction(
+    prediction = predicted(text, scored, record, used, at, languages)
+    mentions = [
+        Outgoing(topics.MENTIONS, ticker.encode(), encode(_mention(prediction, ticker)))
+        for ticker in dict.fromkeys(text.tickers)
+    ]
+    return [Outgoing(topics.PREDICTIONS, text.text_id.encode(), encode(prediction)), *mentions]
+
+
+def predicted(
+    text: CleanText, scored: Scored, record: Record, used: Used, at: int, languages: Sequence[str] = ()
+) -> Prediction:
+    """The prediction alone; see `events`."""
+    return Prediction(
         prediction_id=prediction_id(text.text_id, used.version),
         text_id=text.text_id,
         cluster=text.cluster,
@@ -50,11 +62,6 @@ def events(
         foreign=bool(languages) and text.language not in languages,
         origin=Origin(record.topic, record.partition, record.offset),
     )
-    mentions = [
-        Outgoing(topics.MENTIONS, ticker.encode(), encode(_mention(prediction, ticker)))
-        for ticker in dict.fromkeys(text.tickers)
-    ]
-    return [Outgoing(topics.PREDICTIONS, text.text_id.encode(), encode(prediction)), *mentions]
 
 
 def _mention(prediction: Prediction, ticker: str) -> Mention:

@@ -1,9 +1,10 @@
 """The score worker: texts.clean → predictions and mentions, with the model that `models` names.
 
 A batch is scored by one model from end to end; swaps happen between two batches. A model is prepared before it is
-promoted, in a thread beside the stream (`prepare`), so that the swap takes no time. The worker reads the whole of
-`models` before it takes work, and a partition whose last commit was made at a later epoch than this worker knows waits
-until the worker has caught up: epochs never run backwards on a partition.
+promoted, in a thread beside the stream (`prepare`), so that the swap takes no time; another may score a sample beside
+the champion (`shadow`). The worker reads the whole of `models` before it takes work, and a partition whose last commit
+was made at a later epoch than this worker knows waits until the worker has caught up: epochs never run backwards on a
+partition.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from services.score.engine import Engine, open_engine
 from services.score.http import ScoreServer
 from services.score.outcome import events
 from services.score.prepare import Preparer
+from services.score.shadow import Shadow
 from services.stream import metrics, topics
 from services.stream.bus import Batch, Consumer, Marks, Reader, Record, TopicPartition, read_to_end
 from services.stream.database import transaction
@@ -54,13 +56,14 @@ class _Refused(NamedTuple):
 
 def serve(context: Context) -> None:
     """Run a score worker until stopped: the stream and, beside it, requests over HTTP."""
-    worker = Worker(context)
-    worker.start()
-    with ScoreServer(worker, context.settings.host, context.settings.score_port) as server:
-        context.address = server.address
-        context.state = "running"
-        hooks = Hooks(before=worker.follow, marks=worker.marks)
-        context.loop(GROUP, topics.CLEAN, max_records=MAX_RECORDS, every_s=EVERY_S, hooks=hooks).transform(worker.step)
+    with closing(Worker(context)) as worker:
+        worker.start()
+        with ScoreServer(worker, context.settings.host, context.settings.score_port) as server:
+            context.address = server.address
+            context.state = "running"
+            hooks = Hooks(before=worker.follow, marks=worker.marks)
+            loop = context.loop(GROUP, topics.CLEAN, max_records=MAX_RECORDS, every_s=EVERY_S, hooks=hooks)
+            loop.transform(worker.step)
 
 
 class Worker:
@@ -75,6 +78,9 @@ class Worker:
         self._used: Current | None = None
         self._refused: _Refused | None = None
         self._preparer = Preparer(self._load, context.stop)
+        self._heard: list[ModelChange] = []
+        self._beside: ModelChange | None = None
+        self._shadow = Shadow(self._load, context.bus, context.settings.shadow_share)
         self._consumer: Consumer | None = None
 
     def start(self) -> None:
@@ -90,7 +96,7 @@ class Worker:
         asked = self._bus.offsets_at(topics.PREPARATIONS, waiting_since)
         self._reader = self._bus.reader([topics.MODELS, topics.PREPARATIONS], asked)
         records = list(read_to_end(self._reader, ends))
-        changes = _changes(records)
+        changes = self._hear(records)
         if not changes:
             raise Transient("no model has been promoted yet; `tickerloop migrate` registers the bundled one")
         for change in sorted(changes, key=lambda change: change.epoch, reverse=True):
@@ -98,8 +104,13 @@ class Worker:
             self._swap()
             if self._current is not None:
                 self._prepare(records)
+                self._shadow.follow(self._beside)
                 return
         raise Fatal(f"none of the champions so far can be served; the last: {self._refused}")
+
+    def close(self) -> None:
+        """End the shadow."""
+        self._shadow.follow(None)
 
     @property
     def current(self) -> Current:
@@ -127,12 +138,21 @@ class Worker:
         if self._reader is None:
             return
         records = self._reader.poll(timeout)
-        for change in _changes(records):
+        for change in self._hear(records):
             if change.epoch > max(self.current.epoch, self._wanted.epoch if self._wanted else 0):
                 self._wanted = change
+        self._shadow.follow(self._beside)
         self._prepare(records)
         self._swap()
         self._show()
+
+    def _hear(self, records: Sequence[Record]) -> list[ModelChange]:
+        """Take note of what `models` says; the changes of the champion among it."""
+        changes = registry.changes(record for record in records if record.topic == topics.MODELS)
+        if changes:
+            self._heard += changes
+            self._beside = registry.shadowing(self._heard)
+        return [change for change in changes if change.action in registry.CHANGES]
 
     def _prepare(self, records: Sequence[Record]) -> None:
         for record in records:
@@ -173,6 +193,8 @@ class Worker:
             detail["refused"] = self._refused._asdict()
         if self._preparer.answer is not None:
             detail[DETAIL] = msgspec.to_builtins(self._preparer.answer)
+        if self._shadow.state is not None:
+            detail["shadow"] = msgspec.to_builtins(self._shadow.state)
         self._context.detail = detail
 
     def _load(self, version: str) -> Engine:
@@ -196,17 +218,19 @@ class Worker:
         return self._current.engine if self._current else None
 
     def step(self, records: Sequence[Record]) -> Sequence[Answer]:
-        """Score a batch: one prediction per text and one mention per ticker."""
+        """Score a batch: one prediction per text and one mention per ticker. The shadow is offered the same texts."""
         used = self._used = self.current
         answers: list[Answer] = []
-        texts: list[CleanText] = []
+        good: list[tuple[CleanText, Record]] = []
         for record in records:
             try:
-                texts.append(decode(CleanText, record.value))
+                good.append((decode(CleanText, record.value), record))
                 answers.append(())
             except Rejected as rejected:
                 answers.append(rejected)
+        texts = [text for text, _ in good]
         scores = iter(zip(texts, used.engine.score([text.text for text in texts]), strict=True))
+        self._shadow.offer(good)
         metrics.BATCH_TEXTS.observe(len(texts))
         metrics.SCORED.labels(used.version).inc(len(texts))
         scored_at = now_ms()
@@ -228,10 +252,6 @@ class Worker:
         if any(_epoch(owned.get(place, "")) > used.epoch for place in places):
             raise Transient(f"a partition is ahead of epoch {used.epoch}")
         return {place: str(used.epoch) for place in places}
-
-
-def _changes(records: Sequence[Record]) -> list[ModelChange]:
-    return registry.changes(record for record in records if record.topic == topics.MODELS)
 
 
 def _epoch(mark: str) -> int:

@@ -88,7 +88,8 @@ class RejectedText(Event, frozen=True, kw_only=True):
 
 
 class Prediction(Event, frozen=True, kw_only=True):
-    """`predictions`: no text, so that erasing a text is deleting one row and waiting out short topics."""
+    """`predictions`, and `predictions.shadow` of a challenger that is only watched: no text, so that erasing a text is
+    deleting one row and waiting out short topics."""
 
     prediction_id: str
     text_id: str
@@ -167,13 +168,18 @@ class Example(Event, frozen=True, kw_only=True):
     given: Millis
 
 
+ModelAction = Literal["promote", "rollback", "shadow", "unshadow"]
+
+
 class ModelChange(Event, frozen=True, kw_only=True):
-    """`models`: the champion from `epoch` on. Epoch = ledger sequence number."""
+    """`models`: the champion, or what shadows it, from `epoch` on. Epoch = ledger sequence number."""
 
     epoch: int
     version: str
-    action: Literal["promote", "rollback"]
+    action: ModelAction
+    """`promote` and `rollback` change the champion. A shadow ends with the next change of any kind."""
     previous: str | None
+    """The champion when it was decided, which a promotion or rollback replaces."""
     at: Millis
 
 

@@ -15,6 +15,12 @@ REFUSED = Counter("tickerloop_refused", "Requests refused by the gateway", ["sta
 STREAMS = Gauge("tickerloop_streams", "Live event streams open", multiprocess_mode="livesum")
 
 SCORED = Counter("tickerloop_scored", "Texts scored", ["model"])
+SHADOW_SCORED = Counter("tickerloop_shadow_scored", "Texts scored by a shadow and published", ["model"])
+SHADOW_DROPPED = Counter(
+    "tickerloop_shadow_dropped",
+    "Texts that a shadow left out: busy with others, or failed on them",
+    ["model", "reason"],
+)
 BATCH_TEXTS = Histogram(
     "tickerloop_batch_texts", "Texts per model call", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 )

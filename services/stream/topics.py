@@ -10,6 +10,7 @@ RAW: Final = "texts.raw"
 CLEAN: Final = "texts.clean"
 REJECTED: Final = "texts.rejected"
 PREDICTIONS: Final = "predictions"
+SHADOW: Final = "predictions.shadow"
 MENTIONS: Final = "mentions"
 FEEDBACK: Final = "feedback.raw"
 EXAMPLES: Final = "training.examples"
@@ -52,6 +53,8 @@ def catalogue(text_retention_ms: int = 3 * DAY_MS, retention_ms: int = 30 * DAY_
         *(Topic(dead(name), text_retention_ms) for name in texts),
         Topic(PREDICTIONS, retention_ms),
         Topic(dead(PREDICTIONS), retention_ms),
+        Topic(SHADOW, retention_ms),
+        Topic(dead(SHADOW), retention_ms),
         Topic(MENTIONS, retention_ms),
         Topic(dead(MENTIONS), retention_ms),
         Topic(FEEDBACK, None),

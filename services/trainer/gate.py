@@ -7,7 +7,6 @@ from typing import Final
 
 import msgspec
 import numpy as np
-from scipy.stats import binomtest
 
 ALPHA: Final = 0.05
 """One-sided level of the exact McNemar test."""
@@ -48,6 +47,8 @@ def accuracy(right: Sequence[bool] | np.ndarray) -> Accuracy:
     k, n = int(np.sum(right)), len(right)
     if n == 0:
         return Accuracy(0, 0, 0.0, 0.0, 1.0)
+    from scipy.stats import binomtest  # takes a second, which the gateway needn't wait for at its start
+
     interval = binomtest(k, n).proportion_ci(method="wilson")
     return Accuracy(k, n, k / n, float(interval.low), float(interval.high))
 
@@ -57,6 +58,8 @@ def mcnemar(only_challenger: int, only_champion: int) -> float:
     discordant = only_challenger + only_champion
     if discordant == 0:
         return 1.0
+    from scipy.stats import binomtest
+
     return float(binomtest(only_challenger, discordant, 0.5, alternative="greater").pvalue)
 
 

@@ -1,7 +1,8 @@
 """Changes of the champion: each live scorer first says whether it could serve the model, then all switch.
 
 Asking is an event in `preparations`, the answers are in the scorers' rows of `service`. Nothing is locked meanwhile:
-the decision is made on the champion that was there when the scorers were asked, and fails if it has moved.
+the decision is made on the champion that was there when the scorers were asked, and fails if it has moved. What shadows
+the champion is decided at once: a scorer that can't load it says so, and goes on.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def answers(found: Sequence[Service], offset: int) -> Answers:
 
 
 class Promoter:
-    """Changes the champion. `bus` must be one that may publish; a set `stop` ends a wait."""
+    """Changes the champion and its shadow. `bus` must be one that may publish; a set `stop` ends a wait."""
 
     def __init__(self, bus: Bus, connect: Connect, patience_s: float, stop: threading.Event | None = None) -> None:
         self._bus, self._connect, self._patience_s = bus, connect, patience_s
@@ -101,6 +102,22 @@ class Promoter:
         """
         return self._change("rollback", None, actor, reason, {}, expected_epoch)
 
+    def shadow(self, version: str, *, actor: str, reason: str, expected_epoch: int | None = None) -> ModelChange:
+        """Have `version` score a sample of the stream beside the champion, in the place of any other; what it says is
+        kept apart. It ends by `unshadow`, and with the champion that it shadows.
+
+        Raises:
+            Conflict, Rejected: see `registry.settled`.
+        """
+        return self._decide("shadow", version, actor, reason, {}, expected_epoch)
+
+    def unshadow(self, *, actor: str, reason: str, expected_epoch: int | None = None) -> ModelChange:
+        """End the shadow.
+
+        Raises: as `shadow`.
+        """
+        return self._decide("unshadow", None, actor, reason, {}, expected_epoch)
+
     def _change(
         self,
         action: str,
@@ -114,6 +131,17 @@ class Promoter:
             current, version = registry.settled(cursor, action, wanted, expected_epoch)
         if current is not None:  # else no scorer serves anything yet
             self.prepare(version)
+        return self._decide(action, version, actor, reason, evidence, current.epoch if current else 0)
+
+    def _decide(
+        self,
+        action: str,
+        version: str | None,
+        actor: str,
+        reason: str,
+        evidence: Mapping[str, Any],
+        expected_epoch: int | None,
+    ) -> ModelChange:
         changes: list[ModelChange] = []
 
         def write(cursor: Cursor) -> list[Outgoing]:
@@ -124,7 +152,7 @@ class Promoter:
                 actor=actor,
                 reason=reason,
                 evidence=evidence,
-                expected_epoch=current.epoch if current else 0,
+                expected_epoch=expected_epoch,
             )
             changes.append(registry.change_of(row))
             return [registry.announcement(row)]

@@ -2,7 +2,8 @@
 
 Model files lie in Postgres by content hash, so that a scorer on another machine gets them too. The ledger is
 append-only (the database refuses anything else) and each row carries the hash of the row before. Every change of the
-champion is one ledger row and one record in `models`, in one effect; its epoch is the row's number.
+champion, and of what shadows it, is one ledger row and one record in `models`, in one effect; its epoch is the row's
+number.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Protocol, TypeVar, cast
 
 import msgspec
 from psycopg2 import Binary
@@ -23,7 +24,7 @@ from services.runtime import now_ms
 from services.stream import topics
 from services.stream.bus import Bus, Outgoing, Record, read_to_end
 from services.stream.errors import Rejected
-from services.stream.events import ModelChange, decode, encode
+from services.stream.events import ModelAction, ModelChange, decode, encode
 
 PART_BYTES: Final = 1 << 20
 GENESIS: Final = "0" * 64
@@ -32,7 +33,9 @@ CARD: Final = "model.json"
 """The file that is shown as a version's card."""
 
 CHANGES: Final = ("promote", "rollback")
-"""Actions that change the champion, and so are told in `models`; the others are on record only."""
+"""Actions that change the champion."""
+TOLD: Final = (*CHANGES, "shadow", "unshadow")
+"""Actions that scorers follow, and so are told in `models`; the others are on record only."""
 
 
 class Conflict(Rejected):
@@ -57,6 +60,8 @@ class Version(msgspec.Struct, frozen=True):
     card: dict[str, Any]
     created: int
     champion: bool
+    shadow: bool
+    """It scores a sample of the stream beside the champion now."""
 
 
 class LedgerRow(msgspec.Struct, frozen=True):
@@ -126,10 +131,17 @@ def fetch(cursor: Cursor, version: str, cache: Path) -> Path:
 
 def versions(cursor: Cursor) -> list[Version]:
     """All registered models, newest first."""
-    current = champion(cursor)
+    current, beside = champion(cursor), shadow(cursor)
     cursor.execute("SELECT version, parent, card, created FROM model_version ORDER BY created DESC, version")
     return [
-        Version(version, parent, card, created, current is not None and current.version == version)
+        Version(
+            version,
+            parent,
+            card,
+            created,
+            champion=current is not None and current.version == version,
+            shadow=beside is not None and beside.version == version,
+        )
         for version, parent, card, created in cursor.fetchall()
     ]
 
@@ -141,6 +153,34 @@ def champion(cursor: Cursor) -> Champion | None:
     )
     row = cursor.fetchone()
     return Champion(*row) if row else None
+
+
+class Decided(Protocol):
+    """A row of the ledger, or its record in `models`."""
+
+    @property
+    def epoch(self) -> int:
+        """Its number."""
+
+    @property
+    def action(self) -> str:
+        """What was done."""
+
+
+D = TypeVar("D", bound=Decided)
+
+
+def shadowing(decisions: Iterable[D]) -> D | None:
+    """The decision by which a model shadows the champion now: the newest of those that are told, if it is one, since
+    each of the others ends it."""
+    newest = max((found for found in decisions if found.action in TOLD), key=lambda found: found.epoch, default=None)
+    return newest if newest is not None and newest.action == "shadow" else None
+
+
+def shadow(cursor: Cursor) -> LedgerRow | None:
+    """See `shadowing`."""
+    cursor.execute(f"SELECT {_ROW} FROM ledger WHERE action = ANY(%s) ORDER BY epoch DESC LIMIT 1", (list(TOLD),))  # noqa: S608
+    return shadowing(map(_row, cursor.fetchall()))
 
 
 def ledger(cursor: Cursor) -> list[LedgerRow]:
@@ -206,7 +246,7 @@ def changes(records: Iterable[Record]) -> list[ModelChange]:
 
 
 def _differences(rows: Sequence[LedgerRow], announced: Sequence[ModelChange]) -> list[str]:
-    written = [change_of(row) for row in rows if row.action in CHANGES]
+    written = [change_of(row) for row in rows if row.action in TOLD]
     gone = [
         f"row {change.epoch}: `models` tells of a {change.action} of {change.version}; the row is gone or says another"
         for change in announced
@@ -223,24 +263,42 @@ def _differences(rows: Sequence[LedgerRow], announced: Sequence[ModelChange]) ->
 def settled(
     cursor: Cursor, action: str, version: str | None, expected_epoch: int | None
 ) -> tuple[Champion | None, str]:
-    """The champion as it is now, and the version that the action is about; None takes the one before the champion.
+    """The champion as it is now, and the version that the action is about; None takes the one before the champion, or
+    what shadows it.
 
     Raises:
-        Conflict: `expected_epoch` is given and the champion's epoch is another by now; the version to promote is the
-            champion already; there is none before it.
+        Conflict: `expected_epoch` is given and the champion's epoch is another by now; the version is the champion, or
+            its shadow, already; there is none before it, no shadow to end, or no champion to shadow.
         Rejected: the version is unknown.
     """
     current = champion(cursor)
     if expected_epoch is not None and expected_epoch != (current.epoch if current else 0):
         raise Conflict(f"the champion's epoch is {current.epoch if current else 0}, not {expected_epoch}")
     if version is None:
-        version = _before(ledger(cursor))
-    elif action == "promote" and current is not None and current.version == version:
+        version = _shadow(cursor) if action == "unshadow" else _before(ledger(cursor))
+    elif action in ("promote", "shadow") and current is not None and current.version == version:
         raise Conflict(f"{version} is the champion already")
+    elif action == "shadow":
+        _free_to_shadow(cursor, current, version)
     cursor.execute("SELECT 1 FROM model_version WHERE version = %s", (version,))
     if cursor.fetchone() is None:
         raise Rejected("unknown", f"there is no model {version}; `tickerloop models list` shows them")
     return current, version
+
+
+def _shadow(cursor: Cursor) -> str:
+    found = shadow(cursor)
+    if found is None:
+        raise Conflict("no model shadows the champion")
+    return found.version
+
+
+def _free_to_shadow(cursor: Cursor, current: Champion | None, version: str) -> None:
+    if current is None:
+        raise Conflict("there is no champion to shadow")
+    found = shadow(cursor)
+    if found is not None and found.version == version:
+        raise Conflict(f"{version} shadows the champion already")
 
 
 def decide(
@@ -281,8 +339,8 @@ def decide(
 
 
 def change_of(row: LedgerRow) -> ModelChange:
-    """What a promotion or rollback tells the scorers."""
-    action: Literal["promote", "rollback"] = "promote" if row.action == "promote" else "rollback"
+    """What a row whose action is `TOLD` tells the scorers."""
+    action = cast(ModelAction, row.action)
     return ModelChange(epoch=row.epoch, version=row.version, action=action, previous=row.champion, at=row.at)
 
 

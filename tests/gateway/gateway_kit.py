@@ -16,7 +16,7 @@ from services.runtime import Context, now_ms
 from services.settings import Settings
 from services.stream import topics
 from services.stream.bus import Bus, Outgoing, Record
-from services.stream.events import CleanText, ModelChange, Origin, Prediction, encode, prediction_id
+from services.stream.events import CleanText, ModelAction, ModelChange, Origin, Prediction, encode, prediction_id
 
 
 class Running:
@@ -82,8 +82,8 @@ class Running:
             self.bus.publish([outgoing(clean(p)) for p in predictions])
         self.bus.publish([outgoing(p) for p in predictions])
 
-    def promote(self, epoch: int, version: str) -> None:
-        change = ModelChange(epoch=epoch, version=version, action="promote", previous=None, at=now_ms())
+    def promote(self, epoch: int, version: str, action: ModelAction = "promote") -> None:
+        change = ModelChange(epoch=epoch, version=version, action=action, previous=None, at=now_ms())
         self.bus.publish([Outgoing(topics.MODELS, version.encode(), encode(change))])
 
     def store(self, *predictions: Prediction, texts: bool = True) -> None:

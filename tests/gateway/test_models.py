@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from gateway_kit import Running, problem
+from gateway_kit import Running, made, problem
 
 from services.stream import topics
 from services.stream.events import ModelChange, decode
@@ -40,6 +40,43 @@ def test_promote_and_roll_back(gateway: Running) -> None:
     assert rows[1]["evidence"] == {"f1": 0.9}
     changes = [decode(ModelChange, record.value) for record in gateway.records(topics.MODELS)]
     assert [change.version for change in changes] == ["v1", "v2", "v1"]
+
+
+def test_shadow_and_unshadow(gateway: Running) -> None:
+    register(gateway, "v1", "v2", "v3")
+    decide(gateway, "v1/promote", 0)
+    change = decide(gateway, "v2/shadow", 1).json()
+    assert (change["epoch"], change["action"], change["version"], change["previous"]) == (2, "shadow", "v2", "v1")
+    listed = {m["version"]: (m["champion"], m["shadow"]) for m in gateway.client.get("/v1/models").json()}
+    assert listed == {"v1": (True, False), "v2": (False, True), "v3": (False, False)}
+    gateway.store(made(1, model="v1"))
+    gateway.execute(
+        "INSERT INTO shadow_prediction (prediction_id, text_id, label, negative, neutral, positive, model, epoch,"
+        " scored) VALUES ('s', %s, 'neutral', 0.1, 0.8, 0.1, 'v2', 2, 1)",
+        made(1).text_id,
+    )
+    comparison = gateway.client.get("/v1/models/v2").json()["comparison"]
+    assert (comparison["n"], comparison["agreement"]["rate"]) == (1, 0.0)
+    assert comparison["agreement"]["low"] == 0 and 0.7 < comparison["agreement"]["high"] < 0.8
+    assert comparison["labels"]["positive"] == {"negative": 0, "neutral": 1, "positive": 0}
+    assert gateway.client.get("/v1/models/v1").json()["comparison"] is None
+    change = decide(gateway, "unshadow", 1).json()
+    assert (change["epoch"], change["action"], change["version"]) == (3, "unshadow", "v2")
+    assert [m["shadow"] for m in gateway.client.get("/v1/models").json()] == [False] * 3
+    assert len(gateway.records(topics.MODELS)) == len(gateway.client.get("/v1/ledger").json()) == 3
+
+
+def test_a_shadow_that_can_not_be_is_refused(gateway: Running) -> None:
+    register(gateway, "v1", "v2")
+    problem(decide(gateway, "v2/shadow", 0), 409)
+    decide(gateway, "v1/promote", 0)
+    problem(decide(gateway, "v1/shadow", 1), 409)
+    problem(decide(gateway, "v2/shadow", 0), 409)
+    problem(decide(gateway, "nope/shadow", 1), 404)
+    problem(decide(gateway, "v2/shadow", 1, reason=""), 422)
+    body = problem(decide(gateway, "unshadow", 1), 409)
+    assert body["type"].endswith(":conflict") and "no model shadows" in body["detail"]
+    assert len(gateway.records(topics.MODELS)) == 1
 
 
 def test_a_decision_on_what_has_moved_is_409(gateway: Running) -> None:

@@ -210,6 +210,19 @@ def test_a_promotion_is_told_and_greets_the_next_client(gateway: Running) -> Non
     assert hello.data["champion"]["version"] == "child-2"
 
 
+def test_a_shadow_is_not_told_as_a_change_of_the_champion(start: Start) -> None:
+    first = start()
+    with listening(first) as listener:
+        for epoch, action in enumerate(("promote", "shadow", "promote", "shadow", "unshadow"), start=1):
+            first.promote(epoch, f"v{epoch}", action)  # type: ignore[arg-type]
+        assert [event.data["epoch"] for event in listener.take(2, "model")] == [1, 3]
+        first.publish(made(1))
+        assert next(iter(listener)).name == "prediction"
+    with httpx.stream("GET", f"{start().url}/v1/stream", timeout=10) as response:
+        (hello,) = Listener(response).take(1, "hello")
+    assert hello.data["champion"]["version"] == "v3"
+
+
 def test_a_gateway_that_starts_late_knows_the_champion(start: Start) -> None:
     first = start()
     for epoch in range(1, 4):

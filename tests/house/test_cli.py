@@ -96,8 +96,9 @@ def test_a_demo_that_breaks_off_says_where_to_look(
 def test_status_shows_what_each_scorer_serves_and_what_it_refuses(capsys: pytest.CaptureFixture[str]) -> None:
     serving = {"model": "abc", "epoch": 3}
     refusing = serving | {"refused": {"epoch": 4, "reason": "its file [head] is damaged"}}
+    shadow = {"model": "ghi", "epoch": 5, "state": "refused", "reason": "no room [here]"}
     services = [
-        Service("score", 0, 11, "running", True, None, {"model": "def", "epoch": 4}),
+        Service("score", 0, 11, "running", True, None, {"model": "def", "epoch": 4, "shadow": shadow}),
         Service("score", 1, 12, "running", True, None, refusing),
         Service("store", 0, 13, "running", True, None, {}),
     ]
@@ -108,3 +109,4 @@ def test_status_shows_what_each_scorer_serves_and_what_it_refuses(capsys: pytest
     assert ["score", "1", "12", "running", "abc", "3"] in lines
     assert ["store", "0", "13", "running"] in lines
     assert "score 1 refuses the model of epoch 4: its file [head] is damaged" in said
+    assert "score 0 can't load the shadow ghi: no room [here]" in said

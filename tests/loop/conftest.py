@@ -1,22 +1,33 @@
-"""A bus on a fresh database, and a way to run one service's step until it has nothing left."""
+"""A bus on a fresh database and a way to run one service's step until it has nothing left; a deployment on each bus."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
-from kafka_broker import kafka_broker
+from kafka_broker import Broker, kafka_broker
+from loop.scoring import eventually
 
 from services.runtime import Context
+from services.score import artifact, worker
+from services.score.engine import Engine, open_engine
 from services.settings import Settings
+from services.stream import relay
 from services.stream.bus import Bus
 from services.stream.database import transaction
+from services.stream.kafka import client
+from services.trainer.setup import register_bundled
 
 __all__ = ["kafka_broker"]
+
+BOTH = ["embedded", pytest.param("kafka", marks=pytest.mark.kafka)]
+Opened = list[str]
 
 
 class Bench:
@@ -80,3 +91,52 @@ def bench(database: str, valkey_url: str, tmp_path: Any) -> Iterator[Bench]:
     made = Bench(database, valkey_url, str(tmp_path))
     yield made
     made.bus.close()
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return open_engine(artifact.bundled(), device="cpu")
+
+
+@pytest.fixture(params=BOTH)
+def settings(request: pytest.FixtureRequest, database: str, tmp_path: Path) -> Iterator[Settings]:
+    """A deployment with the bundled model promoted; on Kafka with a relay."""
+    found = Settings(
+        database=database, data=str(tmp_path), models=str(tmp_path / "models"), device="cpu", partitions=2, prepare_s=60
+    )
+    with ExitStack() as exits:
+        if request.param == "kafka":
+            broker: Broker = request.getfixturevalue("kafka_broker")
+            found = msgspec.structs.replace(found, bus=f"kafka://{broker.bootstrap}", deployment=tmp_path.name)
+            _forget_topics(broker)
+        with closing(found.open_bus("setup")) as bus:
+            bus.create_topics()
+            register_bundled(bus)
+        if request.param == "kafka":
+            context = Context(found, "relay")
+            relaying = threading.Thread(target=relay.serve, args=(context,), daemon=True)
+            relaying.start()
+            exits.callback(relaying.join, 20)
+            exits.callback(context.stop.set)
+        yield found
+
+
+def _forget_topics(broker: Broker) -> None:
+    with closing(client.admin(broker.bootstrap)) as admin:
+        ours = [name for name in admin.list_topics() if not name.startswith("__")]
+        if ours:
+            admin.delete_topics(ours)
+            eventually(lambda: not set(ours) & set(admin.list_topics()), "the topics are still there")
+
+
+@pytest.fixture
+def opened(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Opened:
+    """Versions, in the order in which scorers opened them. They have their encoder already."""
+    found: Opened = []
+
+    def share(folder: Path, **options: Any) -> Engine:
+        found.append(folder.name)
+        return open_engine(folder, **options | {"share": engine})
+
+    monkeypatch.setattr(worker, "open_engine", share)
+    return found

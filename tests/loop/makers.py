@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from services.stream import topics
 from services.stream.bus import Outgoing
 from services.stream.events import (
@@ -35,6 +37,13 @@ def prediction(text_id: str, label: Label = "positive", at: int = 1_000, tickers
 
 def published(event: Prediction) -> Outgoing:
     return Outgoing(topics.PREDICTIONS, event.text_id.encode(), encode(event))
+
+
+def shadow_of(event: Prediction) -> Outgoing:
+    """As a shadow that began after the prediction would say it."""
+    identity = prediction_id(event.text_id, "m2")
+    said = msgspec.structs.replace(event, prediction_id=identity, model="m2", epoch=event.epoch + 1)
+    return Outgoing(topics.SHADOW, said.text_id.encode(), encode(said))
 
 
 def rejected(text_id: str, reason: str) -> Outgoing:

@@ -19,6 +19,7 @@ from services.stream.bus import read_to_end
 from services.stream.database import transaction
 from services.stream.events import Prediction, decode
 from services.trainer import registry
+from services.trainer.promotion import Promoter
 
 
 def eventually(condition: Callable[[], bool], otherwise: str, seconds: float = 60) -> None:
@@ -74,6 +75,23 @@ def add_model(settings: Settings, engine: Engine, nudge: float = 0.01, *, lies: 
     return model.card.version
 
 
+def tampered(settings: Settings, engine: Engine) -> str:
+    version = add_model(settings, engine)
+    with database(settings) as cursor:
+        cursor.execute(
+            "UPDATE model_blob SET bytes = 'x' WHERE sha256 ="
+            " (SELECT files ->> 'head.safetensors' FROM model_version WHERE version = %s)",
+            (version,),
+        )
+    return version
+
+
+def promote(settings: Settings, version: str) -> int:
+    with closing(settings.open_bus("test")) as bus:
+        promoter = Promoter(bus, settings.connector("test"), settings.prepare_s)
+        return promoter.promote(version, actor="ana", reason="a test", evidence={}).epoch
+
+
 @contextmanager
 def database(settings: Settings) -> Iterator[registry.Cursor]:
     with closing(settings.connector("test")()) as connection, transaction(connection), connection.cursor() as cursor:
@@ -105,11 +123,12 @@ class Stream:
 
 
 class Predictions:
-    """Follows `predictions` from its beginning."""
+    """Follows `predictions`, or `topic`, from its beginning."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, topic: str = topics.PREDICTIONS) -> None:
+        self._topic = topic
         self._bus = settings.open_bus("test")
-        self._reader = self._bus.reader([topics.PREDICTIONS])
+        self._reader = self._bus.reader([topic])
         self._found: list[Prediction] = []
 
     def __enter__(self) -> Predictions:
@@ -121,7 +140,7 @@ class Predictions:
 
     def all(self) -> list[Prediction]:
         """Those so far."""
-        records = read_to_end(self._reader, self._bus.ends(topics.PREDICTIONS))
+        records = read_to_end(self._reader, self._bus.ends(self._topic))
         self._found += [decode(Prediction, record.value) for record in records]
         return self._found
 

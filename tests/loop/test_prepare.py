@@ -9,88 +9,27 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from click.testing import CliRunner
-from kafka_broker import Broker
-from loop.scoring import Predictions, Scorer, Stream, add_model, database, epochs, eventually
+from loop.conftest import Opened
+from loop.scoring import Predictions, Scorer, Stream, add_model, database, epochs, eventually, promote, tampered
 
 from services import status
 from services.cli import main
-from services.runtime import Context
-from services.score import artifact, worker
+from services.score import worker
 from services.score.base import exported
-from services.score.engine import Engine, open_engine
+from services.score.engine import Engine
 from services.settings import Settings
-from services.stream import relay, topics
-from services.stream.kafka import client
+from services.stream import topics
 from services.trainer import registry
-from services.trainer.promotion import Promoter, Unprepared
-from services.trainer.setup import register_bundled
-
-BOTH = ["embedded", pytest.param("kafka", marks=pytest.mark.kafka)]
-Opened = list[str]
-
-
-@pytest.fixture(scope="module")
-def engine() -> Engine:
-    return open_engine(artifact.bundled(), device="cpu")
-
-
-@pytest.fixture(params=BOTH)
-def settings(request: pytest.FixtureRequest, database: str, tmp_path: Path) -> Iterator[Settings]:
-    """A deployment with the bundled model promoted; on Kafka with a relay."""
-    found = Settings(
-        database=database, data=str(tmp_path), models=str(tmp_path / "models"), device="cpu", partitions=2, prepare_s=60
-    )
-    with ExitStack() as exits:
-        if request.param == "kafka":
-            broker: Broker = request.getfixturevalue("kafka_broker")
-            found = msgspec.structs.replace(found, bus=f"kafka://{broker.bootstrap}", deployment=tmp_path.name)
-            _forget_topics(broker)
-        with closing(found.open_bus("setup")) as bus:
-            bus.create_topics()
-            register_bundled(bus)
-        if request.param == "kafka":
-            context = Context(found, "relay")
-            relaying = threading.Thread(target=relay.serve, args=(context,), daemon=True)
-            relaying.start()
-            exits.callback(relaying.join, 20)
-            exits.callback(context.stop.set)
-        yield found
-
-
-def _forget_topics(broker: Broker) -> None:
-    with closing(client.admin(broker.bootstrap)) as admin:
-        ours = [name for name in admin.list_topics() if not name.startswith("__")]
-        if ours:
-            admin.delete_topics(ours)
-            eventually(lambda: not set(ours) & set(admin.list_topics()), "the topics are still there")
-
-
-@pytest.fixture
-def opened(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Opened:
-    """Versions, in the order in which scorers opened them. They have their encoder already."""
-    found: Opened = []
-
-    def share(folder: Path, **options: Any) -> Engine:
-        found.append(folder.name)
-        return open_engine(folder, **options | {"share": engine})
-
-    monkeypatch.setattr(worker, "open_engine", share)
-    return found
-
-
-def promote(settings: Settings, version: str) -> int:
-    with closing(settings.open_bus("test")) as bus:
-        promoter = Promoter(bus, settings.connector("test"), settings.prepare_s)
-        return promoter.promote(version, actor="ana", reason="a test", evidence={}).epoch
+from services.trainer.promotion import Unprepared
 
 
 def actions(settings: Settings) -> list[str]:
@@ -101,17 +40,6 @@ def actions(settings: Settings) -> list[str]:
 def announced(settings: Settings) -> list[int]:
     with closing(settings.open_bus("test")) as bus:
         return [change.epoch for change in registry.announced(bus)]
-
-
-def tampered(settings: Settings, engine: Engine) -> str:
-    version = add_model(settings, engine)
-    with database(settings) as cursor:
-        cursor.execute(
-            "UPDATE model_blob SET bytes = 'x' WHERE sha256 ="
-            " (SELECT files ->> 'head.safetensors' FROM model_version WHERE version = %s)",
-            (version,),
-        )
-    return version
 
 
 def liar(settings: Settings, engine: Engine) -> str:

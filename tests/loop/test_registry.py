@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import psycopg2
 import pytest
+from click.testing import CliRunner, Result
 from loop.conftest import Bench
 
+from services.cli import main
 from services.stream import topics
 from services.stream.bus import Outgoing
 from services.stream.errors import Rejected
-from services.stream.events import ModelChange
+from services.stream.events import ModelAction, ModelChange
 from services.trainer import registry
 from services.trainer.promotion import Promoter
 
@@ -88,6 +91,123 @@ def test_the_champion_cannot_be_promoted_again_and_rollback_finds_the_one_before
         _promote(registered, "b")
     assert promoter(registered).rollback(actor="ana", reason="worse").version == "a"
     assert _promote(registered, "b").previous == "a"
+
+
+def _shadow(bench: Bench, version: str, expected: int | None = None) -> ModelChange:
+    return promoter(bench).shadow(version, actor="ana", reason="how would it do?", expected_epoch=expected)
+
+
+def _unshadow(bench: Bench, expected: int | None = None) -> ModelChange:
+    return promoter(bench).unshadow(actor="ana", reason="seen enough", expected_epoch=expected)
+
+
+def _beside(bench: Bench) -> tuple[str | None, str | None]:
+    """Champion and shadow: by the rows, as by the topic."""
+    found: list[list[registry.Version]] = []
+    bench.bus.write(lambda cursor: found.append(registry.versions(cursor)) or [])
+    champions = [version.version for version in found[0] if version.champion]
+    shadows = [version.version for version in found[0] if version.shadow]
+    told = registry.shadowing(registry.announced(bench.bus))
+    assert shadows == ([told.version] if told else [])
+    return champions[0] if champions else None, shadows[0] if shadows else None
+
+
+def test_a_shadow_is_a_row_and_a_record_and_leaves_the_champion_where_it_is(registered: Bench) -> None:
+    _promote(registered, "a")
+    change = _shadow(registered, "b", expected=1)
+    assert (change.epoch, change.version, change.action, change.previous) == (2, "b", "shadow", "a")
+    assert _beside(registered) == ("a", "b")
+    assert _shadow(registered, "c", expected=1).epoch == 3, "the champion's epoch is what it was"
+    assert _beside(registered) == ("a", "c")
+    change = _unshadow(registered, expected=1)
+    assert (change.epoch, change.version, change.action, change.previous) == (4, "c", "unshadow", "a")
+    assert _beside(registered) == ("a", None)
+    rows, announced = _ledger(registered), registry.announced(registered.bus)
+    assert registry.verify(rows, announced) == []
+    assert [(row.action, row.version, row.champion) for row in rows] == [
+        ("promote", "a", None), ("shadow", "b", "a"), ("shadow", "c", "a"), ("unshadow", "c", "a"),
+    ]  # fmt: skip
+    assert [change.epoch for change in announced] == [1, 2, 3, 4]
+
+
+def test_a_shadow_ends_with_its_champion_and_is_no_champion_to_go_back_to(registered: Bench) -> None:
+    _promote(registered, "a")
+    _shadow(registered, "b")
+    assert _promote(registered, "c", expected=1).previous == "a"
+    assert _beside(registered) == ("c", None)
+    _shadow(registered, "b")
+    assert promoter(registered).rollback(actor="bo", reason="worse", expected_epoch=3).version == "a"
+    assert _beside(registered) == ("a", None)
+    _shadow(registered, "b")
+    assert _promote(registered, "b").previous == "a"
+    assert _beside(registered) == ("b", None)
+    assert registry.verify(_ledger(registered), registry.announced(registered.bus)) == []
+
+
+def test_what_is_on_record_only_does_not_end_a_shadow(registered: Bench) -> None:
+    _promote(registered, "a")
+    _shadow(registered, "b")
+    registered.bus.write(
+        lambda cursor: registry.decide(cursor, "refuse", "c", actor="trainer", reason="", evidence={}) and []
+    )
+    assert _beside(registered) == ("a", "b")
+    assert registry.verify(_ledger(registered), registry.announced(registered.bus)) == []
+
+
+def test_a_shadow_that_can_not_be_is_refused_and_changes_nothing(registered: Bench) -> None:
+    with pytest.raises(registry.Conflict, match="no champion to shadow"):
+        _shadow(registered, "a")
+    _promote(registered, "a")
+    with pytest.raises(registry.Conflict, match="a is the champion already"):
+        _shadow(registered, "a")
+    with pytest.raises(registry.Conflict, match="no model shadows"):
+        _unshadow(registered)
+    with pytest.raises(Rejected, match="no model zzz"):
+        _shadow(registered, "zzz")
+    with pytest.raises(registry.Conflict, match="epoch is 1, not 2"):
+        _shadow(registered, "b", expected=2)
+    _shadow(registered, "b")
+    with pytest.raises(registry.Conflict, match="b shadows the champion already"):
+        _shadow(registered, "b")
+    with pytest.raises(registry.Conflict, match="epoch is 1, not 2"):
+        _unshadow(registered, expected=2)
+    assert len(_ledger(registered)) == len(registry.announced(registered.bus)) == 2
+
+
+def test_the_newest_that_is_told_decides_in_whichever_order_they_come() -> None:
+    def change(epoch: int, action: ModelAction) -> ModelChange:
+        return ModelChange(epoch=epoch, version=str(epoch), action=action, previous=None, at=1)
+
+    begun = change(4, "shadow")
+    assert registry.shadowing([]) is None
+    assert registry.shadowing([change(3, "unshadow"), begun, change(1, "promote")]) is begun
+    for action in get_args(ModelAction):
+        ended = registry.shadowing([change(5, action), begun])
+        assert (ended.epoch if ended else None) == (5 if action == "shadow" else None)
+
+
+def test_the_commands_shadow_and_tell_of_it(registered: Bench) -> None:
+    def call(*arguments: str) -> Result:
+        return CliRunner().invoke(main, ["models", *arguments], env=registered.settings.environment())
+
+    _promote(registered, "a")
+    said = call("shadow", "b", "--reason", "how would it do?", "--actor", "ana", "--expected-epoch", "1")
+    assert (said.exit_code, said.output) == (0, "epoch 2: b shadows a\n")
+    lines = [line.split()[:2] for line in call("list").output.splitlines()]
+    assert ["*", "a"] in lines and ["~", "b"] in lines
+    listed = {model["version"]: model for model in msgspec.json.decode(call("list", "--json").stdout)}
+    assert [(listed[v]["champion"], listed[v]["shadow"]) for v in "abc"] == [
+        (True, False), (False, True), (False, False),
+    ]  # fmt: skip
+    shown = {version: msgspec.json.decode(call("show", version).stdout) for version in "ab"}
+    assert shown["a"] == listed["a"] | {"comparison": None}
+    assert shown["b"]["comparison"]["n"] == 0
+    refused = call("shadow", "b", "--reason", "again")
+    assert refused.exit_code == 3 and "shadows the champion already" in " ".join(refused.stderr.split())
+    refused = call("unshadow", "--reason", "x", "--expected-epoch", "7")
+    assert refused.exit_code == 3 and "epoch is 1, not 7" in " ".join(refused.stderr.split())
+    assert call("unshadow", "--reason", "seen enough").output == "epoch 3: b no longer shadows a\n"
+    assert msgspec.json.decode(call("show", "b").stdout)["comparison"] is None
 
 
 def _forge(bench: Bench, statement: str, *arguments: str) -> None:

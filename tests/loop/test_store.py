@@ -10,7 +10,7 @@ from contextlib import closing
 import msgspec
 import redis
 from loop.conftest import Bench
-from loop.makers import clean_text, prediction, published, rejected
+from loop.makers import clean_text, prediction, published, rejected, shadow_of
 
 from services import status, store
 from services.clean import service as clean
@@ -45,6 +45,20 @@ def test_account_adds_up_and_replay_changes_nothing(bench: Bench) -> None:
     bench.run(store.serve, lambda: _stored(bench))
     assert bench.rows("SELECT count(*) FROM prediction") == [(3,)]
     assert status.collect(bench.settings).account == account
+
+
+def test_what_a_shadow_said_is_kept_apart_and_counts_for_nothing(bench: Bench) -> None:
+    bench.bus.publish([published(prediction("a")), published(prediction("b"))])
+    shadows = [shadow_of(prediction(text, "negative")) for text in ("a", "b", "c")]
+    bench.bus.publish([*shadows, shadows[0], Outgoing(topics.SHADOW, b"x", b"nonsense")])
+    bench.run(store.serve, lambda: _stored(bench))
+    account = status.collect(bench.settings).account
+    assert (account.scored, account.dead, account.waiting) == (2, 0, -2), "none of them was taken"
+    assert bench.rows("SELECT count(*) FROM prediction WHERE model = 'm1'") == [(2,)]
+    assert bench.rows("SELECT text_id, label, model, epoch FROM shadow_prediction ORDER BY 1") == [
+        ("a", "negative", "m2", 2), ("b", "negative", "m2", 2), ("c", "negative", "m2", 2),
+    ]  # fmt: skip
+    assert sum(bench.bus.ends(topics.dead(topics.SHADOW)).values()) == 1
 
 
 def test_latest_is_by_event_time_and_survives_a_lost_valkey(bench: Bench) -> None:
