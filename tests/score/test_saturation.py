@@ -3,13 +3,17 @@
 onnxruntime picks its kernels by what the CPU says of itself and has no switch for that, so what its older kernels do is
 done here in numpy: vpmaddubsw adds neighbouring pairs in 16 bits with saturation, vpmaddwd and vpaddd the rest in 32.
 That covers the integers: whether a pair saturates, which the weights' range decides, and whether the stored examples'
-answers hold when every product of the graph is made so. It doesn't cover onnxruntime's own kernels: a mistake in one
-that this machine doesn't run shows only on a machine that does, where the stored examples are compared before a model
-serves (`Engine.warm`).
+answers hold when every product of the graph is made so. It doesn't cover onnxruntime's own kernels. Where QEMU is, they
+run too, those for AVX2, on a CPU that it makes up; those for AVX-512 without VNNI, and AMX, run only on such machines,
+where the stored examples are compared before a model serves (`Engine.warm`).
 """
 
 from __future__ import annotations
 
+import platform
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -142,3 +146,34 @@ def test_the_stored_answers_hold_without_vnni(engine: Engine, written: onnx.Mode
     assert artifact.differences(engine.card, engine.probabilities(features)) == []
     served = OnnxEncoder(written.SerializeToString()).run(ids, mask)
     assert np.sqrt(np.mean((features - served) ** 2) / np.mean(served**2)) < 0.02, "not the graph that is served"
+
+
+QEMU: Final = shutil.which("qemu-x86_64") or shutil.which("qemu-x86_64-static")
+OLDER: Final = """
+import numpy, onnxruntime
+from onnx import helper
+from services.score import artifact
+from services.score.engine import open_engine
+
+x, w, y = (helper.make_tensor_value_info(name, kind, [4, 4]) for name, kind in (("x", 2), ("w", 3), ("y", 6)))
+graph = helper.make_graph([helper.make_node("MatMulInteger", ["x", "w"], ["y"])], "product", [x, w], [y])
+model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+session = onnxruntime.InferenceSession(model.SerializeToString())
+given = {"x": numpy.full((4, 4), 255, numpy.uint8), "w": numpy.full((4, 4), 127, numpy.int8)}
+print(session.run(None, given)[0].max())
+
+engine = open_engine(artifact.bundled(), device="cpu", threads=1)
+texts = [example.text for example in engine.card.examples]
+alone = numpy.concatenate([engine.embed([text]) for text in texts])
+print([artifact.differences(engine.card, engine.probabilities(found)) for found in (engine.embed(texts), alone)])
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="Python here isn't one for x86-64")
+@pytest.mark.skipif(QEMU is None, reason="needs QEMU to be an older CPU: apt-get install qemu-user")
+def test_the_stored_answers_hold_on_an_older_cpu() -> None:
+    """onnxruntime's kernels for AVX2 alone, in a batch and text by text; that they saturate shows that it is they."""
+    done = subprocess.run(
+        [str(QEMU), "-cpu", "Haswell", sys.executable, "-c", OLDER], capture_output=True, text=True, timeout=280
+    )
+    assert done.stdout.splitlines() == [str(2 * INT16.max), "[[], []]"], done.stderr
