@@ -49,11 +49,15 @@ try { key = sessionStorage.getItem("key") ?? ""; } catch { /* asked for again af
 
 async function call(path, { headers, ...options } = {}) {
   const response = await fetch(path, { ...options, headers: { ...headers, ...(key && { Authorization: `Bearer ${key}` }) } });
-  if (response.status === 401 && !$("ask").open) {
-    $("ask-refused").textContent = key ? "This key does not hold here, or no longer." : "";
-    $("ask").showModal();
-  }
+  if (response.status === 401) ask(key ? "This key does not hold here, or no longer." : "");
   return response;
+}
+
+function ask(refused) {
+  connection("lost", "needs a key");
+  if ($("ask").open) return;
+  $("ask-refused").textContent = refused;
+  $("ask").showModal();
 }
 
 const send = (path, body) => call(path, {
@@ -64,7 +68,8 @@ async function enter() {
   let speaker = null;
   try {
     const response = await call("/v1/key");
-    if (response.status === 401) return connection("lost", "needs a key");
+    if (response.status === 401) return;
+    if (response.status === 403) return ask((await response.json()).detail); // a source's key, which reads nothing
     if (response.ok) speaker = await response.json();
   } catch { /* what follows tries again by itself */ }
   $("annotator").textContent = speaker?.name ?? annotator;
@@ -400,7 +405,7 @@ async function connect() {
   while (mine === source) {
     try {
       const response = await call(`/v1/stream${query}`, { headers: last && { "Last-Event-ID": last }, signal: mine.signal });
-      if (response.status === 401) return connection("lost", "needs a key");
+      if (response.status === 401) return; // asked for, and then begun anew
       if (response.status === 200) {
         for await (const { id, event, data } of events(response.body)) {
           if (mine !== source) return;
