@@ -118,7 +118,7 @@ def main(context: click.Context) -> None:
 @click.option("--database", default="", help="postgresql://… of a server of yours; default: an embedded one")
 @click.option("--redis", default="", help="redis://… of a server of yours; default: an embedded Valkey")
 @click.option("--data", default="var", show_default=True, help="folder for data and logs")
-@click.option("--host", default="127.0.0.1", show_default=True, help="address the gateway listens on")
+@click.option("--host", default="127.0.0.1", show_default=True, help="of the gateway; beyond loopback it takes keys")
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="port of the gateway")
 @click.option("--replicas", multiple=True, metavar="SERVICE=N", help="run several of a service, e.g. score=2")
 def up(bus: str, database: str, redis: str, data: str, host: str, port: int, replicas: tuple[str, ...]) -> None:
@@ -573,8 +573,10 @@ def demo(seed: int, data: str) -> None:
 
 def _mount() -> None:
     from services.ingest.cli import ingest
+    from services.keys.cli import keys
 
     main.add_command(ingest)
+    main.add_command(keys)
 
 
 _mount()

@@ -66,7 +66,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     retrain_after: int = 200
     """New training examples that trigger a retraining."""
     host: str = "127.0.0.1"
-    """Address that the gateway, the score worker and the metrics listen on."""
+    """Address that the gateway, the score worker and the metrics listen on. Beyond loopback the gateway starts only
+    where there is an API key (`tickerloop keys`)."""
     port: int = 8080
     """Port of the gateway; 0 takes a free one."""
     score_port: int = 0

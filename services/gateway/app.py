@@ -7,35 +7,43 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from litestar import Litestar, Router
+from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.types import ASGIApp
 
-from services.gateway import assets, health, judgements, models, reads, stream, texts
-from services.gateway.core import Gateway, SafeRequest, limited
-from services.gateway.edge import Edge, answered
+from services.gateway import access, assets, health, judgements, models, reads, stream, texts
+from services.gateway.core import Gateway, SafeRequest
+from services.gateway.edge import Edge
+from services.gateway.names import answered
 from services.gateway.problems import HANDLERS
+from services.keys import Role
 
-API: Final = (
-    texts.post_texts,
-    texts.post_score,
-    texts.post_explain,
-    reads.get_predictions,
-    reads.get_prediction,
-    reads.get_ticker,
-    reads.get_windows,
-    reads.get_review,
-    judgements.post_feedback,
-    models.get_models,
-    models.get_model,
-    models.get_ledger,
-    models.promote,
-    models.rollback,
-    models.shadow,
-    models.unshadow,
-    health.get_status,
-    stream.stream,
-)
+ROUTES: Final[dict[Role, tuple[HTTPRouteHandler, ...]]] = {
+    "source": (texts.post_texts,),
+    "reader": (
+        texts.post_score,
+        texts.post_explain,
+        reads.get_predictions,
+        reads.get_prediction,
+        reads.get_ticker,
+        reads.get_windows,
+        reads.get_review,
+        models.get_models,
+        models.get_model,
+        models.get_ledger,
+        health.get_status,
+        health.get_metrics,
+        stream.stream,
+        access.get_key,
+    ),
+    "annotator": (judgements.post_feedback,),
+    "operator": (models.promote, models.rollback, models.shadow, models.unshadow),
+}
+"""What each role may do, beside what `services.keys.GRANTS` gives it of the others."""
+OPEN: Final = (*assets.routes(), health.get_health, health.get_ready)
+"""What needs no key."""
+KEY: Final = [{access.SCHEME: list[str]()}]
 
 
 def build(gateway: Gateway) -> ASGIApp:
@@ -51,12 +59,10 @@ def build(gateway: Gateway) -> ASGIApp:
 
     app = Litestar(
         [
-            Router("/", route_handlers=API, guards=[limited]),
-            *assets.routes(),
-            health.get_health,
-            health.get_ready,
-            health.get_metrics,
+            *(Router("/", route_handlers=routes, opt={"role": role}, security=KEY) for role, routes in ROUTES.items()),
+            Router("/", route_handlers=OPEN, opt={"role": access.ANYONE}),
         ],
+        guards=[access.admit],
         request_class=SafeRequest,
         request_max_body_size=gateway.limits.body_bytes,
         exception_handlers=HANDLERS,
@@ -66,8 +72,9 @@ def build(gateway: Gateway) -> ASGIApp:
             title="tickerloop",
             version="1",
             description="Streaming financial sentiment that learns from the people who read it.",
-            path="/schema",
+            openapi_router=Router("/schema", route_handlers=[], opt={"role": "reader"}, include_in_schema=False),
             render_plugins=[JsonRenderPlugin(path="/openapi.json")],
+            components=access.COMPONENTS,
         ),
     )
     app.state.gateway = gateway

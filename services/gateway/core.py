@@ -12,10 +12,10 @@ from litestar import Request
 from litestar.connection import ASGIConnection
 from litestar.datastructures import State
 from litestar.exceptions import InternalServerException, SerializationException
-from litestar.handlers import BaseRouteHandler
 
 from services import status
 from services.gateway.acceptor import Acceptor
+from services.gateway.keyring import Keyring
 from services.gateway.limits import Limiter, Limits
 from services.gateway.pool import PATIENCE_S, Pool
 from services.gateway.problems import Problem, malformed
@@ -33,9 +33,10 @@ HISTORIES: Final = 4
 class Gateway:
     """Built inside the event loop; `start` and `stop` frame its life."""
 
-    def __init__(self, context: Context, limits: Limits, acceptor_bus: Bus) -> None:
+    def __init__(self, context: Context, limits: Limits, acceptor_bus: Bus, keyring: Keyring) -> None:
         self.context, self.settings, self.limits = context, context.settings, limits
         self.connect = context.connect
+        self.keyring = keyring
         self.pool = Pool(context.connect)
         self.acceptor = Acceptor(acceptor_bus, limits, self.fail)
         self.tail = Tail(context.bus, context.connect, self.fail)
@@ -71,9 +72,12 @@ class Gateway:
         """Start the threads."""
         self.acceptor.start()
         self.tail.start()
+        loop = asyncio.get_running_loop()
+        self.keyring.start(self.fail, lambda: loop.call_soon_threadsafe(self.tail.end_unless, self.keyring.holds))
 
     async def stop(self) -> None:
         """End the threads, after what was accepted is published, and free every connection."""
+        await asyncio.to_thread(self.keyring.stop)
         await self.tail.stop()
         await asyncio.to_thread(self.acceptor.stop)
         await asyncio.to_thread(self.pool.close)
@@ -125,8 +129,3 @@ async def charge(connection: ASGIConnection[Any, Any, Any, State], cost: int) ->
     wait = await gateway_of(connection).limiter.take(client, cost)
     if wait > 0:
         raise Problem(429, "rate-limited", "this client sends more than it may", retry_after=wait)
-
-
-async def limited(connection: ASGIConnection[Any, Any, Any, State], _: BaseRouteHandler) -> None:
-    """Guard: each request costs one; a batch of texts costs its items beside."""
-    await charge(connection, 1)

@@ -13,6 +13,7 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 from msgspec import json
 
 from services.gateway.problems import MEDIA_TYPE, Problem
+from services.keys import masked
 from services.stream import metrics
 
 SECURITY: Final = (
@@ -28,18 +29,10 @@ SECURITY: Final = (
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"cross-origin-opener-policy", b"same-origin"),
 )
-LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 SLOW_S: Final = 1.0
 
 log = logging.getLogger(__name__)
-
-
-def answered(bound: str, hosts: str) -> frozenset[str] | None:
-    """The names to answer under: those of `hosts`, separated by commas; without any, loopback's on a loopback address
-    and all (None) elsewhere."""
-    named = frozenset(name.strip().casefold() for name in hosts.split(",")) - {""}
-    return named or (LOOPBACK if bound in LOOPBACK else None)
 
 
 class Edge:
@@ -79,7 +72,7 @@ class Edge:
             took = time.monotonic() - started
             slow = took > SLOW_S and scope["path"] != "/v1/stream"
             level = logging.INFO if status >= 400 or slow else logging.DEBUG
-            log.log(level, "%s %r %d %.0f ms", scope["method"], scope["path"], status, took * 1000)
+            log.log(level, "%s %r %d %.0f ms", scope["method"], masked(scope["path"]), status, took * 1000)
 
     def _refusal(self, method: str, headers: Iterable[tuple[bytes, bytes]]) -> Problem | None:
         given = {name: value.decode("latin-1") for name, value in headers if name in _LOOKED_AT}

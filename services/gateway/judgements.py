@@ -11,6 +11,7 @@ from litestar.params import HeaderParameter, JSONBody
 from msgspec import Meta
 
 from services.gateway import queries
+from services.gateway.access import name_of
 from services.gateway.core import SafeRequest, gateway_of
 from services.gateway.problems import MEDIA_TYPE, SPECS, Problem, ProblemBody, invalid, no_nul
 from services.runtime import now_ms
@@ -23,11 +24,12 @@ _SPECS = {**SPECS, 409: ResponseSpec(ProblemBody, description="The key was used 
 
 
 class FeedbackRequest(msgspec.Struct, frozen=True):
-    """`annotator` is a pseudonym. `text_id` and `kind` are needed only for a prediction that isn't stored yet."""
+    """`annotator` is the key's name, and may be left out; without keys it is needed, and any pseudonym will do.
+    `text_id` and `kind` are needed only for a prediction that isn't stored yet."""
 
     prediction_id: _Id
     label: Label
-    annotator: Name
+    annotator: Name | None = None
     kind: FeedbackKind | None = None
     comment: ShortText | None = None
     sampled: bool = False
@@ -54,8 +56,8 @@ async def post_feedback(
 ) -> FeedbackAnswer:
     """Confirm or correct a prediction. Answers once it is durable; sent twice, it counts once."""
     no_nul(**{name: getattr(data, name) for name in ("prediction_id", "annotator", "comment", "text_id", "key")})
-    gateway = gateway_of(request)
-    identity = feedback_id(data.prediction_id, data.annotator, data.label, idempotency_key or data.key)
+    gateway, annotator = gateway_of(request), name_of(request, "annotator", data.annotator)
+    identity = feedback_id(data.prediction_id, annotator, data.label, idempotency_key or data.key)
     stored, said = await gateway.pool.run(
         lambda cursor: (queries.prediction(cursor, data.prediction_id), queries.label_said(cursor, identity))
     )
@@ -68,7 +70,7 @@ async def post_feedback(
         text_id=text_id,
         kind=kind,
         label=data.label,
-        annotator=data.annotator,
+        annotator=annotator,
         sampled=data.sampled,
         given=now_ms(),
     )

@@ -56,7 +56,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Events that wait for one slow stream before it is closed."""
     hosts: str = ""
     """Names, separated by commas, under which requests are answered; when empty, loopback's names on a loopback
-    address and any name elsewhere. Name them wherever a browser can reach another address than loopback."""
+    address and any name elsewhere. Name them wherever a browser can reach another address than loopback. Others than
+    loopback's need an API key, as another address does."""
     heartbeat_s: float = 15.0
     """Longest silence on a live stream, in seconds; proxies cut silent connections."""
 

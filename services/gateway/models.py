@@ -14,6 +14,7 @@ from litestar.params import JSONBody, PathParameter
 from msgspec import Meta
 from psycopg2.extensions import cursor as Cursor
 
+from services.gateway.access import name_of
 from services.gateway.core import Gateway, SafeRequest, gateway_of
 from services.gateway.problems import MEDIA_TYPE, SPECS, Problem, ProblemBody, no_nul
 from services.stream.errors import Rejected
@@ -32,9 +33,10 @@ _CHANGES = {**SPECS, 409: ResponseSpec(ProblemBody, description=_REFUSED, media_
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """Who decides and why. `expected_epoch` is the champion's epoch that the decision was made on (0: none yet)."""
+    """Who decides and why. `actor` is the key's name, and may be left out; without keys it is needed.
+    `expected_epoch` is the champion's epoch that the decision was made on (0: none yet)."""
 
-    actor: Name
+    actor: Name | None = None
     reason: Annotated[ShortText, Meta(min_length=1)]
     expected_epoch: _Epoch
 
@@ -74,11 +76,12 @@ async def get_ledger(request: SafeRequest) -> list[LedgerRow]:
 async def promote(request: SafeRequest, version: _Version, data: JSONBody[Promotion]) -> ModelChange:
     """Make a model the champion, once every live scorer is ready for it; they swap to it between two batches."""
     no_nul(version=version, actor=data.actor, reason=data.reason)
+    actor = name_of(request, "actor", data.actor)
     return await _change(
         gateway_of(request),
         lambda promoter: promoter.promote(
             version,
-            actor=data.actor,
+            actor=actor,
             reason=data.reason,
             evidence=data.evidence,
             expected_epoch=data.expected_epoch,
@@ -90,9 +93,10 @@ async def promote(request: SafeRequest, version: _Version, data: JSONBody[Promot
 async def rollback(request: SafeRequest, data: JSONBody[Decision]) -> ModelChange:
     """Go back to the champion before this one."""
     no_nul(actor=data.actor, reason=data.reason)
+    actor = name_of(request, "actor", data.actor)
     return await _change(
         gateway_of(request),
-        lambda promoter: promoter.rollback(actor=data.actor, reason=data.reason, expected_epoch=data.expected_epoch),
+        lambda promoter: promoter.rollback(actor=actor, reason=data.reason, expected_epoch=data.expected_epoch),
     )
 
 
@@ -100,11 +104,10 @@ async def rollback(request: SafeRequest, data: JSONBody[Decision]) -> ModelChang
 async def shadow(request: SafeRequest, version: _Version, data: JSONBody[Decision]) -> ModelChange:
     """Have a model score a sample of the stream beside the champion, until `unshadow` or the champion's next change."""
     no_nul(version=version, actor=data.actor, reason=data.reason)
+    actor = name_of(request, "actor", data.actor)
     return await _change(
         gateway_of(request),
-        lambda promoter: promoter.shadow(
-            version, actor=data.actor, reason=data.reason, expected_epoch=data.expected_epoch
-        ),
+        lambda promoter: promoter.shadow(version, actor=actor, reason=data.reason, expected_epoch=data.expected_epoch),
     )
 
 
@@ -112,9 +115,10 @@ async def shadow(request: SafeRequest, version: _Version, data: JSONBody[Decisio
 async def unshadow(request: SafeRequest, data: JSONBody[Decision]) -> ModelChange:
     """End the shadow; what it said is kept."""
     no_nul(actor=data.actor, reason=data.reason)
+    actor = name_of(request, "actor", data.actor)
     return await _change(
         gateway_of(request),
-        lambda promoter: promoter.unshadow(actor=data.actor, reason=data.reason, expected_epoch=data.expected_epoch),
+        lambda promoter: promoter.unshadow(actor=actor, reason=data.reason, expected_epoch=data.expected_epoch),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final, get_args
 
@@ -17,6 +17,7 @@ from litestar.openapi import ResponseSpec
 from litestar.types import ExceptionHandlersMap
 from msgspec import Struct, field
 
+from services.keys import masked
 from services.stream.errors import Fatal, Rejected, Transient
 from services.stream.events import LABELS, FeedbackKind
 
@@ -62,17 +63,20 @@ class Problem(Exception):
         errors: Sequence[FieldError] = (),
         refused: Sequence[Any] = (),
         retry_after: float | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(detail)
-        self.status, self.retry_after = status, retry_after
+        self.status, self.retry_after, self._headers = status, retry_after, dict(headers or {})
         self.body = ProblemBody(
             TYPE_PREFIX + kind, HTTPStatus(status).phrase, status, detail, list(errors), list(refused)
         )
 
     @property
     def headers(self) -> dict[str, str]:
-        """Retry-After in whole seconds, at least one, where waiting helps."""
-        return {} if self.retry_after is None else {"Retry-After": str(max(1, math.ceil(self.retry_after)))}
+        """What goes with the answer; Retry-After in whole seconds, at least one, where waiting helps."""
+        if self.retry_after is None:
+            return self._headers
+        return self._headers | {"Retry-After": str(max(1, math.ceil(self.retry_after)))}
 
 
 def invalid(name: str, detail: str, source: str = "body") -> Problem:
@@ -104,6 +108,10 @@ def no_nul(**fields: str | None) -> None:
 
 SPECS: Final = {
     400: ResponseSpec(ProblemBody, description="The request can't be read", media_type=MEDIA_TYPE),
+    401: ResponseSpec(ProblemBody, description="No API key, or one that doesn't hold", media_type=MEDIA_TYPE),
+    403: ResponseSpec(
+        ProblemBody, description="The key may not do this, or not under that name", media_type=MEDIA_TYPE
+    ),
     422: ResponseSpec(ProblemBody, description="A field is not as it must be", media_type=MEDIA_TYPE),
     429: ResponseSpec(ProblemBody, description="Too much at once; see Retry-After", media_type=MEDIA_TYPE),
     503: ResponseSpec(ProblemBody, description="A server is away; see Retry-After", media_type=MEDIA_TYPE),
@@ -178,7 +186,7 @@ def _on_fatal(_: _Request, error: Fatal) -> _Response:
 
 
 def _on_defect(request: _Request, error: Exception) -> _Response:
-    log.error("%s %r failed", request.method, request.url.path, exc_info=error)
+    log.error("%s %r failed", request.method, masked(request.url.path), exc_info=error)
     return _answer(_internal(HTTPStatus.INTERNAL_SERVER_ERROR))
 
 

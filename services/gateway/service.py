@@ -12,7 +12,9 @@ import uvicorn
 
 from services.gateway.app import build
 from services.gateway.core import Gateway
+from services.gateway.keyring import Keyring
 from services.gateway.limits import limits_from
+from services.gateway.names import check_reach, local
 from services.runtime import Context, address, listen
 from services.stream.errors import Misconfigured
 
@@ -27,14 +29,17 @@ def serve(context: Context) -> None:
     """Serve until stopped; requests in hand are finished, streams are ended so that their clients go on elsewhere.
 
     Raises:
-        Misconfigured: the port is taken, or a limit is not a number.
+        Misconfigured: the port is taken, a limit is not a number, or others could reach the gateway without a key.
         Fatal: a thread of ours can't go on.
-        Transient: the log is away at the start.
+        Transient: the log or the database is away at the start.
     """
     limits = limits_from(os.environ)
+    host = context.settings.host
+    keyring = Keyring(context.connect, local(host, limits.hosts))
+    check_reach(host, limits.hosts, keyring.read())
     listening = _listen(context)
     bus = context.bus()
-    gateway = Gateway(context, limits, bus)
+    gateway = Gateway(context, limits, bus, keyring)
     config = uvicorn.Config(
         build(gateway),
         log_config=None,
@@ -45,7 +50,7 @@ def serve(context: Context) -> None:
         proxy_headers=False,
         ws="none",
     )
-    context.address = address(context.settings.host, listening.getsockname()[1])
+    context.address = address(host, listening.getsockname()[1])
     context.state = "running"
     with contextlib.closing(listening):
         _Server(config, gateway).run([listening])

@@ -46,7 +46,7 @@ async def stream(
     """Server-sent events: `hello` (the champion), `prediction`, `model`, `truncated`, `slow`."""
     gateway = gateway_of(request)
     wanted = decode_positions(last_event_id) if last_event_id else None
-    client = Client(ticker, gateway.limits.stream_queue)
+    client = Client(ticker, gateway.limits.stream_queue, request.user)
     if not gateway.tail.admit(client, gateway.limits.streams):
         raise unavailable("this gateway holds as many streams as it may", retry_after=10)
     try:

@@ -17,6 +17,7 @@ from weakref import WeakSet
 
 from services.gateway.frames import Frame, Renderer, Texts, frame, model_change
 from services.gateway.positions import Positions, encode_positions, kept
+from services.keys import Key
 from services.stream import metrics
 from services.stream.bus import Bus, TopicPartition
 from services.stream.database import Connect
@@ -36,11 +37,11 @@ log = logging.getLogger(__name__)
 
 
 class Client:
-    """One live stream's queue. When it is full the stream is `slow` and gets nothing more."""
+    """One live stream's queue. When it is full the stream is `slow` and gets nothing more. `key` let it in."""
 
-    def __init__(self, ticker: str | None, most: int) -> None:
+    def __init__(self, ticker: str | None, most: int, key: Key | None = None) -> None:
         self._ticker = ticker.casefold() if ticker else None
-        self._most = most
+        self._most, self.key = most, key
         self._waiting: deque[bytes] = deque()
         self._changed = asyncio.Event()
         self.slow = self.ended = False
@@ -63,7 +64,7 @@ class Client:
             self._changed.set()
 
     def end(self) -> None:
-        """The server stops."""
+        """The server stops, or the key no longer holds."""
         self.ended = True
         self._changed.set()
 
@@ -126,6 +127,12 @@ class Tail:
         """End every stream; their clients resume elsewhere or later."""
         for client in self._clients:
             client.end()
+
+    def end_unless(self, holds: Callable[[Key | None], bool]) -> None:
+        """End the streams whose key no longer holds."""
+        for client in self._clients:
+            if not holds(client.key):
+                client.end()
 
     async def stop(self) -> None:
         """End the thread."""

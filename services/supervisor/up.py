@@ -22,9 +22,12 @@ from typing import IO, Final
 import msgspec
 from prometheus_client.multiprocess import mark_process_dead
 
+from services.gateway.limits import limits_from
+from services.gateway.names import check_reach
+from services.keys import unrevoked
 from services.runtime import listen
 from services.settings import Settings, from_environment
-from services.stream.database import migrate
+from services.stream.database import migrate, transaction
 from services.stream.errors import Misconfigured, Transient
 from services.supervisor.process import Child
 from services.supervisor.servers import PostgresServer, ValkeyServer, discard
@@ -81,8 +84,8 @@ class Up:
     On entry port 0 in `settings` becomes the free one that the gateway keeps.
 
     Raises:
-        Misconfigured: something is up on the folder, the folder may not be emptied, the port is taken, or a server
-            doesn't start.
+        Misconfigured: something is up on the folder, the folder may not be emptied, the port is taken, a server doesn't
+            start, or others could reach the gateway without a key.
     """
 
     def __init__(
@@ -139,9 +142,18 @@ class Up:
 
         self._say("checking the database, the topics and the model")
         migrate(self.settings.database)
+        check_reach(self.settings.host, limits_from(os.environ).hosts, self._has_keys())
         with contextlib.closing(self.settings.open_bus("up")) as bus:
             bus.create_topics()
             register_bundled(bus)
+
+    def _has_keys(self) -> bool:
+        with (
+            contextlib.closing(self.settings.connector("up")()) as connection,
+            transaction(connection),
+            connection.cursor() as cursor,
+        ):
+            return bool(unrevoked(cursor))
 
     def _start_services(self, exits: contextlib.ExitStack) -> None:
         names = list(SERVICES)

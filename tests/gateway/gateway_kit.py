@@ -11,7 +11,9 @@ from typing import Any
 import httpx
 import psycopg2
 
+from services import keys
 from services.gateway.service import serve
+from services.keys import Role
 from services.runtime import Context, now_ms
 from services.settings import Settings
 from services.stream import topics
@@ -156,6 +158,19 @@ def announce(gateway: Running, port: int, slot: int = 0, age_ms: int = 0) -> Non
         " VALUES ('score', %s, 1, %s, 'running', '{}', 0, %s)",
         slot, f"http://127.0.0.1:{port}", now_ms() + 60_000 - age_ms if not age_ms else now_ms() - age_ms,
     )  # fmt: skip
+
+
+def new_key(database: str, role: Role = "operator", name: str = "ana", expires_ms: int | None = None) -> str:
+    """A key, made as the command makes it."""
+    now = now_ms()
+    with contextlib.closing(psycopg2.connect(database)) as connection, connection, connection.cursor() as cursor:
+        _, whole = keys.create(cursor, name, role, now, None if expires_ms is None else now + expires_ms)
+    return whole
+
+
+def bearer(key: str) -> dict[str, str]:
+    """The header that carries a key."""
+    return {"Authorization": f"Bearer {key}"}
 
 
 def problem(response: httpx.Response, status: int) -> dict[str, Any]:

@@ -8,8 +8,9 @@ import re
 from collections.abc import Iterator
 from http.server import ThreadingHTTPServer
 
+import httpx
 import pytest
-from gateway_kit import Running, announce, clean, made, outgoing
+from gateway_kit import Running, Start, announce, clean, made, new_key, outgoing
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from services import doctor
@@ -225,6 +226,92 @@ def test_every_control_has_a_name(page: Page, gateway: Running) -> None:
     assert re.search(r'button "Confirm positive"', tree)
     assert 'searchbox "Ticker"' in tree or 'combobox "Ticker"' in tree
     assert not re.search(r"- button$", tree, re.MULTILINE)
+
+
+@pytest.fixture
+def asked(chromium: Browser, start: Start, database: str) -> Iterator[tuple[Page, Running]]:
+    """The page of a gateway that asks for a key, as it is opened first; nothing may go wrong but the keys."""
+    new_key(database, name="somebody")
+    gateway = start()
+    opened = chromium.new_page()
+    complaints: list[str] = []
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    opened.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    opened.goto(gateway.url)
+    yield opened, gateway
+    opened.close()
+    assert [words for words in complaints if not re.search("status of (401|403)", words)] == []
+
+
+def unlock(page: Page, key: str) -> None:
+    page.fill("#key", key)
+    page.click("#unlock button")
+
+
+def test_the_page_asks_for_a_key_once_and_judges_under_its_name(asked: tuple[Page, Running], database: str) -> None:
+    page, gateway = asked
+    gateway.store(made(1))
+    expect(page.locator("#ask")).to_be_visible()
+    assert page.locator("#ask-refused").inner_text() == ""
+    unlock(page, "tl_wrong")
+    expect(page.locator("#ask-refused")).to_contain_text("does not hold")
+    source = new_key(database, "source", name="crawler")
+    key = new_key(database, "annotator", name="<b>Zoë</b>")
+    page.wait_for_timeout(1_200)  # a new key holds within a second
+    unlock(page, source)
+    expect(page.locator("#ask-refused")).to_contain_text("of crawler is a source's")
+    unlock(page, f" {key} ")
+    page.wait_for_selector('#connection[data-state="live"]')
+    expect(page.locator("#ask")).to_be_hidden()
+    expect(page.locator("#annotator")).to_have_text("<b>Zoë</b>")
+    expect(page.locator("#made-up")).to_be_hidden()
+    gateway.publish(made(2))
+    page.wait_for_selector(".card >> nth=1")
+    page.locator(".card .judge button", has_text="negative").first.click()
+    page.wait_for_selector(".card .thanks")
+    (event,) = [decode(Feedback, record.value) for record in gateway.records(topics.FEEDBACK)]
+    assert event.annotator == "<b>Zoë</b>"
+    page.reload()
+    page.wait_for_selector('#connection[data-state="live"]')
+    assert page.locator("#ask").is_hidden()
+    assert page.evaluate("[location.href, document.cookie, JSON.stringify(localStorage)].join()").count("tl_") == 0
+    page.locator("footer nav a", has_text="models").click()
+    page.wait_for_url(re.compile("^blob:"))
+    assert page.locator("body").inner_text() == "[]"
+
+
+def test_a_readers_page_offers_no_judgement(asked: tuple[Page, Running], database: str) -> None:
+    page, gateway = asked
+    key = new_key(database, "reader")
+    gateway.store(made(1))
+    page.wait_for_timeout(1_200)
+    unlock(page, key)
+    page.wait_for_selector(".card")
+    assert page.locator(".card .judge").is_hidden()
+
+
+def test_a_page_whose_key_is_revoked_asks_again_and_goes_on(asked: tuple[Page, Running], database: str) -> None:
+    page, gateway = asked
+    first, second = (new_key(database, "annotator") for _ in range(2))
+    page.wait_for_timeout(1_200)
+    unlock(page, first)
+    page.wait_for_selector('#connection[data-state="live"]')
+    gateway.execute("UPDATE api_key SET revoked = 1 WHERE id = %s", first.split("_")[1])
+    expect(page.locator("#ask")).to_be_visible(timeout=15_000)
+    gateway.store(made(1))
+    unlock(page, second)
+    page.wait_for_selector('#connection[data-state="live"]')
+    page.wait_for_selector(".card")
+
+
+def test_a_stream_that_breaks_is_resumed_where_it_stopped(page: Page, gateway: Running) -> None:
+    with httpx.stream("GET", f"{gateway.url}/v1/stream") as answer:
+        place = next(line for line in answer.iter_lines() if line.startswith("id: "))
+    gateway.publish(made(1))  # while the page isn't there; it is in no table, and comes by the stream or not at all
+    short = f"retry: 1000\n{place}\nevent: hello\ndata: {{}}\n\n: still here\n\n"
+    page.route("**/v1/stream", lambda route: route.fulfill(body=short, content_type="text/event-stream"), times=1)
+    page.reload()
+    page.wait_for_selector(f'.card[data-prediction="{made(1).prediction_id}"]')
 
 
 def test_a_gateway_that_goes_away_is_shown(page: Page) -> None:

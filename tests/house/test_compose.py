@@ -7,6 +7,7 @@ services' own commands run is shown on a real broker by tests/system/test_compos
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ import pytest
 import yaml
 
 from services.cli import ENTRIES
-from services.gateway.edge import answered
 from services.gateway.limits import PREFIX as LIMITS
 from services.gateway.limits import Limits
+from services.gateway.names import answered, check_reach
+from services.keys.cli import keys
 from services.settings import PREFIX, Settings
+from services.stream.errors import Misconfigured
 
 ROOT = Path(__file__).parents[2]
 
@@ -79,6 +82,17 @@ def test_the_gateway_answers_under_the_names_it_is_published_under(compose: dict
     names = answered(gateway["environment"]["TICKERLOOP_HOST"], gateway["environment"]["TICKERLOOP_GATEWAY_HOSTS"])
     assert names == {"localhost", "127.0.0.1"}
     assert all(port.startswith("127.0.0.1:") for port in gateway["ports"])
+
+
+def test_it_says_how_its_gateway_gets_the_first_key(compose: dict[str, Any]) -> None:
+    """Without one it doesn't start: it listens on all of its container's addresses."""
+    gateway = compose["services"]["gateway"]["environment"]
+    with pytest.raises(Misconfigured, match="tickerloop keys create"):
+        check_reach(gateway["TICKERLOOP_HOST"], gateway["TICKERLOOP_GATEWAY_HOSTS"], keys=False)
+    text = (ROOT / "docker-compose.yml").read_text()
+    (words,) = re.findall(r"docker compose run --rm -T gateway keys (.+?)(?:  |$)", text, re.MULTILINE)
+    create = keys.commands["create"]
+    assert create.make_context("create", words.split()[1:]).params["role"] == "operator"
 
 
 def test_containers_are_locked_down_and_watched(compose: dict[str, Any]) -> None:

@@ -187,6 +187,12 @@ def test_compose_runs(stack: Stack, folder: Path) -> None:
     for _ in range(2):  # a second `docker compose up` runs it again
         done = migrate.run(*migrate.spec["command"])
         assert done.returncode == 0, done.stderr
+    gateway.start()
+    assert gateway.process is not None and gateway.process.wait(60) == 3, "it serves more than its own machine, keyless"
+    assert "tickerloop keys create" in gateway.log()
+    made = gateway.run("keys", "create", "ana", "--role", "operator")
+    assert made.returncode == 0, made.stderr
+    key = {"Authorization": f"Bearer {made.stdout.strip()}"}
     for container in stack.services.values():
         container.start()
     unhealthy = set(stack.services)
@@ -201,7 +207,8 @@ def test_compose_runs(stack: Stack, folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     url = f"http://127.0.0.1:{gateway.port('TICKERLOOP_PORT')}"
     posted = [{"text": f"$NKE Nike recalls {n} pairs of shoes", "id": str(n), "source": "desk"} for n in range(POSTED)]
-    answer = httpx.post(f"{url}/v1/texts", json=posted, timeout=30)
+    assert httpx.post(f"{url}/v1/texts", json=posted, timeout=30).status_code == 401
+    answer = httpx.post(f"{url}/v1/texts", json=posted, headers=key, timeout=30)
     assert answer.status_code == 202 and len(answer.json()["accepted"]) == POSTED
     sent = sum(len(story.ids) for story in stories.values()) + POSTED
     eventually(
@@ -211,10 +218,11 @@ def test_compose_runs(stack: Stack, folder: Path) -> None:
     scored = sum(story.fate == "scored" for story in stories.values()) + POSTED
     assert (account["scored"], account["dead"]) == (scored, sum(s.fate == "dead" for s in stories.values()))
 
-    prediction = httpx.get(f"{url}/v1/predictions", params={"source": "desk", "limit": 1}).json()["items"][0]
+    newest = httpx.get(f"{url}/v1/predictions", params={"source": "desk", "limit": 1}, headers=key)
+    prediction = newest.json()["items"][0]
     label = "positive" if prediction["label"] != "positive" else "negative"
-    correction = {"prediction_id": prediction["prediction_id"], "label": label, "annotator": "ana"}
-    answer = httpx.post(f"{url}/v1/feedback", json=correction, timeout=30)
+    correction = {"prediction_id": prediction["prediction_id"], "label": label}
+    answer = httpx.post(f"{url}/v1/feedback", json=correction, headers=key, timeout=30)
     assert (answer.status_code, answer.json()["kind"]) == (202, "correction")
     database = gateway.environment["TICKERLOOP_DATABASE"]
     arrived = "SELECT prediction_id, predicted, label FROM example WHERE annotator = 'ana'"

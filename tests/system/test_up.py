@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,7 +17,7 @@ import httpx
 import psutil
 import pytest
 from system.account import ORDER, SCORED, accounted, in_order
-from system.loop import TickerLoop, eventually, free_port
+from system.loop import COMMAND, TickerLoop, eventually, free_port
 from system.texts import Story, write
 
 pytestmark = pytest.mark.system
@@ -143,6 +144,20 @@ def test_up_listens_where_it_is_told_and_says_so(folder: Path) -> None:
         ((scorer,),) = loop.rows("SELECT address FROM service WHERE name = 'score'")
         assert scorer.startswith("http://127.0.0.1:"), "only the gateway meets the world"
         assert "ended with" not in loop.said(), loop.said()
+
+
+def test_up_serves_others_once_there_is_a_key(folder: Path) -> None:
+    data = folder / "data"
+    command = [*COMMAND, "up", "--data", str(data), "--host", "0.0.0.0", "--port", "0"]  # noqa: S104
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert refused.returncode == 3 and "tickerloop keys create" in refused.stderr, refused.stderr
+    with TickerLoop(data) as loop:
+        assert httpx.get(f"{loop.url}/v1/models").status_code == 200
+        key = loop.run("keys", "create", "ana", "--role", "reader").strip()
+    with TickerLoop(data, options=("--host", "0.0.0.0")) as loop:  # noqa: S104
+        assert httpx.get(f"{loop.url}/v1/models").status_code == 401
+        assert httpx.get(f"{loop.url}/v1/models", headers={"Authorization": f"Bearer {key}"}).status_code == 200
+        assert key.split("_")[2] not in "".join(log.read_text() for log in (data / "log").glob("*.log"))
 
 
 def test_ctrl_c_drains_and_leaves_nothing_behind_and_a_new_start_goes_on(folder: Path) -> None:

@@ -8,6 +8,7 @@ const MAX_RAIL = 12;
 const SPARK_POINTS = 40;
 const CALM_RATE = 5; // arrivals a second up to which a card may take its time to appear
 const NEXT_MS = 1500; // between the thanks for one drawn text and the next
+const RETRY_MS = 1500; // before a stream that broke is resumed
 const REVIEW_MS = 15000; // between two looks for a text to draw, while there is none
 const MEMORY = 5000; // ids remembered against doubles
 
@@ -20,7 +21,7 @@ const make = (tag, name, text) => {
 };
 
 // ── state ────────────────────────────────────────────────────────────────────────────────────────────────────────────
-let source = null;
+let source = null; // cancels the open stream
 let epoch = -1;
 let paused = false;
 let reading = false; // somebody is about to judge a card: hold still
@@ -41,6 +42,60 @@ const annotator = (() => {
     return "reader-private";
   }
 })();
+
+// ── the key, where the gateway asks for one ──────────────────────────────────────────────────────────────────────────
+let key = "";
+try { key = sessionStorage.getItem("key") ?? ""; } catch { /* asked for again after a reload */ }
+
+async function call(path, { headers, ...options } = {}) {
+  const response = await fetch(path, { ...options, headers: { ...headers, ...(key && { Authorization: `Bearer ${key}` }) } });
+  if (response.status === 401) ask(key ? "This key does not hold here, or no longer." : "");
+  return response;
+}
+
+function ask(refused) {
+  connection("lost", "needs a key");
+  if ($("ask").open) return;
+  $("ask-refused").textContent = refused;
+  $("ask").showModal();
+}
+
+const send = (path, body) => call(path, {
+  method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body),
+});
+
+async function enter() {
+  let speaker = null;
+  try {
+    const response = await call("/v1/key");
+    if (response.status === 401) return;
+    if (response.status === 403) return ask((await response.json()).detail); // a source's key, which reads nothing
+    if (response.ok) speaker = await response.json();
+  } catch { /* what follows tries again by itself */ }
+  $("annotator").textContent = speaker?.name ?? annotator;
+  $("made-up").hidden = Boolean(key);
+  document.body.dataset.may = speaker?.role === "reader" ? "read" : "judge";
+  review();
+  refresh();
+}
+
+$("unlock").addEventListener("submit", (event) => {
+  event.preventDefault();
+  key = $("key").value.trim();
+  $("key").value = "";
+  try { sessionStorage.setItem("key", key); } catch { /* kept until the next reload */ }
+  $("ask").close();
+  enter();
+});
+$("ask").addEventListener("cancel", (event) => event.preventDefault()); // there is nothing behind it without a key
+for (const anchor of document.querySelectorAll("footer nav a")) {
+  anchor.addEventListener("click", async (event) => {
+    if (!key) return; // an ordinary link
+    event.preventDefault();
+    const response = await call(anchor.pathname);
+    if (response.ok) location.assign(URL.createObjectURL(await response.blob()));
+  });
+}
 
 // ── one prediction ───────────────────────────────────────────────────────────────────────────────────────────────────
 function card(prediction, fresh) {
@@ -104,11 +159,7 @@ async function explain(chip, place, prediction) {
   chip.disabled = true;
   let problem = "The gateway does not answer; try again.";
   try {
-    const response = await fetch("/v1/explain", {
-      method: "POST",
-      headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ text: prediction.text, label: prediction.label }),
-    });
+    const response = await send("/v1/explain", { text: prediction.text, label: prediction.label });
     const answer = await response.json();
     if (response.ok) return place.replaceChildren(...attributed(prediction.text, answer));
     problem = answer.detail ?? problem;
@@ -152,17 +203,13 @@ async function judge(place, prediction, label) {
   for (const button of place.querySelectorAll("button")) button.disabled = true;
   let problem = "The gateway does not answer; try again.";
   try {
-    const response = await fetch("/v1/feedback", {
-      method: "POST",
-      headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({
-        prediction_id: prediction.prediction_id,
-        text_id: prediction.text_id,
-        kind: label === prediction.label ? "confirmation" : "correction",
-        label,
-        annotator,
-        sampled: prediction.sampled ?? false,
-      }),
+    const response = await send("/v1/feedback", {
+      prediction_id: prediction.prediction_id,
+      text_id: prediction.text_id,
+      kind: label === prediction.label ? "confirmation" : "correction",
+      label,
+      ...(!key && { annotator }), // a key has a name of its own
+      sampled: prediction.sampled ?? false,
     });
     if (response.ok) {
       const thanks = make("span", "thanks", `${label} — thanks, recorded`);
@@ -181,7 +228,7 @@ const asked = new Set();
 async function review() {
   $("review").hidden = true;
   try {
-    const response = await fetch("/v1/review?limit=20");
+    const response = await call("/v1/review?limit=20");
     const items = response.ok ? await response.json() : [];
     const drawn = items.find((item) => item.sampled && !asked.has(item.prediction.prediction_id));
     if (!drawn) return;
@@ -192,7 +239,7 @@ async function review() {
     $("review").hidden = false;
   } catch { /* asked again below */ }
 }
-setInterval(() => $("review").hidden && !document.hidden && review(), REVIEW_MS);
+setInterval(() => $("review").hidden && !document.hidden && !$("ask").open && review(), REVIEW_MS);
 
 // ── the flow of predictions ──────────────────────────────────────────────────────────────────────────────────────────
 function arrive(prediction) {
@@ -346,28 +393,54 @@ function connection(state, words) {
   $("connection").textContent = words;
 }
 
-function connect() {
-  source?.close();
-  connection("connecting", "connecting");
+const heard = {
+  hello: ({ champion }) => { connection("live", "live"); serve(champion, false); },
+  prediction: arrive,
+  model: (change) => serve(change, true),
+  truncated: () => toast("A gap", "Predictions from while you were away are no longer kept."),
+};
+
+// By fetch, since an EventSource can't send a key; it resumes by the last event's id, as that would.
+async function connect() {
+  source?.abort();
+  const mine = source = new AbortController();
   const query = filter() ? `?ticker=${encodeURIComponent(filter())}` : "";
-  const mine = source = new EventSource(`/v1/stream${query}`);
-  const on = (name, act) => mine.addEventListener(name, (event) => mine === source && act(JSON.parse(event.data)));
-  on("hello", ({ champion }) => { connection("live", "live"); serve(champion, false); });
-  on("prediction", arrive);
-  on("model", (change) => serve(change, true));
-  on("truncated", () => toast("A gap", "Predictions from while you were away are no longer kept."));
-  mine.onerror = () => {
+  let last = "";
+  connection("connecting", "connecting");
+  while (mine === source) {
+    try {
+      const response = await call(`/v1/stream${query}`, { headers: last && { "Last-Event-ID": last }, signal: mine.signal });
+      if (response.status === 401) return; // asked for, and then begun anew
+      if (response.status === 200) {
+        for await (const { id, event, data } of events(response.body)) {
+          if (mine !== source) return;
+          if (data) heard[event]?.(JSON.parse(data));
+          last = id ?? last;
+        }
+      }
+    } catch { /* the line broke, or was left for another: said below */ }
     if (mine !== source) return;
     connection("lost", "reconnecting");
-    if (mine.readyState === EventSource.CLOSED) setTimeout(() => mine === source && connect(), 2000);
-  };
+    await new Promise((done) => setTimeout(done, RETRY_MS));
+  }
+}
+
+// Server-sent events as the gateway writes them: fields of one line each, an empty line after every event.
+async function* events(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let held = "";
+  for (let read = await reader.read(); !read.done; read = await reader.read()) {
+    const blocks = (held + read.value).split("\n\n");
+    held = blocks.pop();
+    for (const block of blocks) yield Object.fromEntries(block.split("\n").map((line) => line.split(/: (.*)/s, 2)));
+  }
 }
 
 async function fill() {
   const wanted = filter();
   const query = new URLSearchParams({ limit: "40", ...(wanted && { ticker: wanted }) });
   try {
-    const response = await fetch(`/v1/predictions?${query}`);
+    const response = await call(`/v1/predictions?${query}`);
     if (!response.ok || wanted !== filter()) return;
     const { items } = await response.json();
     const older = items.filter((item) => !shown.has(item.prediction_id));
@@ -399,7 +472,7 @@ function refresh() {
 let typing = 0;
 $("ticker").addEventListener("input", () => { clearTimeout(typing); typing = setTimeout(refresh, 300); });
 $("filter").addEventListener("submit", (event) => { event.preventDefault(); clearTimeout(typing); refresh(); });
-window.addEventListener("pagehide", () => source?.close());
+window.addEventListener("pagehide", () => { source?.abort(); source = null; });
 window.addEventListener("pageshow", (event) => event.persisted && refresh());
 
 setInterval(() => {
@@ -408,7 +481,5 @@ setInterval(() => {
   $("rate").textContent = `${(arrivals.length / 5).toFixed(1)} / s`;
 }, 1000);
 
-$("annotator").textContent = annotator;
 $("ticker").value = new URLSearchParams(location.search).get("ticker") ?? "";
-review();
-refresh();
+enter();
