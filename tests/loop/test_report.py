@@ -75,5 +75,5 @@ def test_what_cannot_be_reported_is_one_line(bench: Bench) -> None:
 def test_a_page_holds_no_markup_of_a_model() -> None:
     hostile = "<script>alert(1)</script>[red]"
     card = {"metrics": {hostile: 0.5}, "temperature": 1.0}
-    html = report.page(report.of(Version(hostile, hostile, card, 1, False)))
+    html = report.page(report.of(Version(hostile, hostile, card, 1, champion=False, shadow=False)))
     assert "<script" not in html and html.count("&lt;script&gt;") == 4
