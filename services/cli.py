@@ -362,14 +362,15 @@ def models_list(as_json: bool) -> None:
 @models.command("show")
 @click.argument("version")
 def models_show(version: str) -> None:
-    """One model's card, as JSON."""
+    """One model's card and what was decided about it, with the evidence, as JSON."""
     from services.trainer import registry
 
     with database() as cursor:
         found = {v.version: v for v in registry.versions(cursor)}
+        decisions = [row for row in registry.ledger(cursor) if row.version == version]
     if version not in found:
         raise Rejected("unknown", f"there is no model {version}; `tickerloop models list` shows them")
-    show(found[version])
+    show(msgspec.to_builtins(found[version]) | {"decisions": decisions})
 
 
 @models.command("add")

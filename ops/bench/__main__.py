@@ -8,11 +8,12 @@ from typing import Any
 import click
 import msgspec
 
-from ops.bench import end_to_end, engine, live, plumbing
+from ops.bench import end_to_end, engine, gate, live, plumbing
 from ops.bench.common import ROOT, Corpus, buses, console, machine, write
 
 DEMO = ROOT / "services" / "demo" / "stream.jsonl"
-NAMES = ("engine", "end_to_end", "workers", "plumbing", "live", "steady")
+NAMES = ("engine", "end_to_end", "workers", "plumbing", "live", "steady", "gate")
+NO_BUS = ("engine", "gate")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -40,6 +41,7 @@ def main(
       plumbing     the same with scoring replaced by a constant
       live         accepted → seen on the live stream at a steady rate, with a swap in the middle
       steady       the same without a swap, ten times as long: latency by the minute, and memory
+      gate         500 simulated sequences of challengers each: how many of what gain are promoted
 
     Each writes var/bench/NAME.json. A quiet machine gives figures worth quoting.
     """
@@ -50,7 +52,9 @@ def main(
         figures: dict[str, Any] = {"texts_file": texts.name, "runs": runs}
         if name == "engine":
             figures |= engine.run(corpus.texts, runs)
-        for bus in () if name == "engine" else (only,) if only else buses():
+        elif name == "gate":
+            figures = gate.run()
+        for bus in () if name in NO_BUS else (only,) if only else buses():
             if name == "end_to_end":
                 figures[bus] = end_to_end.run(corpus, runs, bus)
             elif name == "workers":

@@ -137,7 +137,8 @@ def ingest(settings: Settings, lines: str) -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".jsonl", encoding="utf-8") as file:
         file.write(lines)
         file.flush()
-        command = [sys.executable, "-m", "services.cli", "ingest", file.name, "--id-field", "id"]
+        # Not the file's own name, from which ids are derived and so who is held out: a seed is to mean one holdout.
+        command = [sys.executable, "-m", "services.cli", "ingest", file.name, "--id-field", "id", "--source", "demo"]
         environment = os.environ | settings.environment()
         subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 (our own)
 
