@@ -366,11 +366,15 @@ def models_list(as_json: bool) -> None:
 @models.command("show")
 @click.argument("version")
 def models_show(version: str) -> None:
-    """One model's card, and how it compares with the champion that it shadows or shadowed, as JSON."""
+    """One model's card, how it compares with the champion that it shadows or shadowed, and what was decided about it,
+    with the evidence, as JSON."""
+    from services.trainer import registry
     from services.trainer.comparison import compared
 
     with database() as cursor:
-        show(compared(cursor, _registered(cursor, version)))
+        model = compared(cursor, _registered(cursor, version))
+        decisions = [row for row in registry.ledger(cursor) if row.version == version]
+    show(msgspec.to_builtins(model) | {"decisions": decisions})
 
 
 @models.command("report")

@@ -8,12 +8,12 @@ from typing import Any
 import click
 import msgspec
 
-from ops.bench import end_to_end, engine, live, plumbing, shadow
+from ops.bench import end_to_end, engine, gate, live, plumbing, shadow
 from ops.bench.common import ROOT, Corpus, buses, console, machine, write
 
 DEMO = ROOT / "services" / "demo" / "stream.jsonl"
-NAMES = ("engine", "shadow", "end_to_end", "workers", "plumbing", "live", "swap", "steady")
-ALONE = ("engine", "shadow")
+NAMES = ("engine", "shadow", "end_to_end", "workers", "plumbing", "live", "swap", "steady", "gate")
+ALONE = ("engine", "shadow", "gate")
 """Without a bus."""
 
 
@@ -44,6 +44,7 @@ def main(
       live         accepted → seen on the live stream at a steady rate, with a swap in the middle
       swap         the same at nine tenths of the loop's own rate, in posts of 16 texts
       steady       the same without a swap at seven tenths, ten times as long: latency by the minute, and memory
+      gate         500 simulated sequences of challengers each: how many of what gain are promoted
 
     Each writes var/bench/NAME.json. A quiet machine gives figures worth quoting.
     """
@@ -56,6 +57,8 @@ def main(
             figures |= engine.run(corpus.texts, runs)
         elif name == "shadow":
             figures |= shadow.run(corpus.texts, runs)
+        elif name == "gate":
+            figures = gate.run()
         for bus in () if name in ALONE else (only,) if only else buses():
             if name == "end_to_end":
                 figures[bus] = end_to_end.run(corpus, runs, bus)

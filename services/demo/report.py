@@ -11,8 +11,8 @@ from rich.table import Table
 
 from services import plots
 from services.status import Account
-from services.trainer import gate
-from services.trainer.gate import Accuracy
+from services.trainer import design
+from services.trainer.accuracy import Accuracy
 from services.trainer.registry import LedgerRow
 
 MIN_MEASURED = 250
@@ -76,7 +76,7 @@ class Report(msgspec.Struct, frozen=True):
             and not self.ledger_problems
             and self.after.rate > self.before.rate
             and self.after.n >= MIN_MEASURED
-            and self.p_value < gate.ALPHA
+            and self.p_value < design.ALPHA
             and all(getattr(self.account, name) == n for name, n in self.expected.items())
             and self.windows > 0
             and self.fresh.by_new_model == self.fresh.texts > 0

@@ -31,6 +31,7 @@ from services.stream.database import transaction
 from services.stream.errors import Fatal
 from services.supervisor.up import Up
 from services.trainer import gate, registry
+from services.trainer.accuracy import accuracy
 
 RETRAIN_AFTER: Final = 300
 """Labels to learn from that start a training: most of what the readers give, so that one run sees enough."""
@@ -103,15 +104,15 @@ def _loop(settings: Settings, seed: int, say: Callable[[str], None], began: floa
         account=status.account,
         expected=readers.expected(known),
         windows=_windows(settings),
-        before=gate.accuracy(right[0]),
-        after=gate.accuracy(right[1]),
+        before=accuracy(right[0]),
+        after=accuracy(right[1]),
         gained=int(np.sum(right[1] & ~right[0])),
         lost=int(np.sum(right[0] & ~right[1])),
         p_value=gate.mcnemar(int(np.sum(right[1] & ~right[0])), int(np.sum(right[0] & ~right[1]))),
         by_part={
             part: (
-                gate.accuracy(right[0][[q == part for q in parts]]),
-                gate.accuracy(right[1][[q == part for q in parts]]),
+                accuracy(right[0][[q == part for q in parts]]),
+                accuracy(right[1][[q == part for q in parts]]),
             )
             for part in sorted(set(parts))
         },
@@ -137,7 +138,8 @@ def ingest(settings: Settings, lines: str) -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".jsonl", encoding="utf-8") as file:
         file.write(lines)
         file.flush()
-        command = [sys.executable, "-m", "services.cli", "ingest", file.name, "--id-field", "id"]
+        # Not the file's own name, from which ids are derived and so who is held out: a seed is to mean one holdout.
+        command = [sys.executable, "-m", "services.cli", "ingest", file.name, "--id-field", "id", "--source", "demo"]
         environment = os.environ | settings.environment()
         subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 (our own)
 

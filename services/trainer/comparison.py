@@ -9,7 +9,7 @@ import msgspec
 from psycopg2.extensions import cursor as Cursor
 
 from services.stream.events import LABELS, Label
-from services.trainer.gate import Accuracy, accuracy
+from services.trainer.accuracy import Accuracy, accuracy
 from services.trainer.registry import Version
 
 COMPARED: Final = 100_000

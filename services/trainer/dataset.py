@@ -28,6 +28,9 @@ class Labelled(NamedTuple):
     label: int
     """Index into `LABELS`."""
     sampled: bool
+    source: str = ""
+    language: str = ""
+    tickers: tuple[str, ...] = ()
 
 
 class Dataset(NamedTuple):
@@ -51,13 +54,16 @@ class Dataset(NamedTuple):
 def collect(cursor: Cursor) -> Dataset:
     """Read the examples so far; of several words on one text the last counts."""
     cursor.execute(
-        "SELECT DISTINCT ON (e.text_id) e.example_id, t.body, e.label, e.sampled, e.holdout"
-        " FROM example e JOIN text t USING (text_id) ORDER BY e.text_id, e.given DESC, e.position DESC"
+        "SELECT DISTINCT ON (e.text_id) e.example_id, t.body, e.label, e.sampled, t.source, t.language, p.tickers,"
+        " e.holdout FROM example e JOIN text t USING (text_id) LEFT JOIN prediction p USING (prediction_id)"
+        " ORDER BY e.text_id, e.given DESC, e.position DESC"
     )
-    rows = cursor.fetchall()
+    people = [
+        (Labelled(example, body, LABELS.index(label), sampled, source, language, tuple(tickers or ())), holdout)
+        for example, body, label, sampled, source, language, tickers, holdout in cursor.fetchall()
+    ]
     cursor.execute("SELECT coalesce(max(position), 0) FROM example")
     (upto,) = cursor.fetchone() or (0,)
-    people = [(Labelled(i, body, LABELS.index(label), sampled), holdout) for i, body, label, sampled, holdout in rows]
     shipped = [(Labelled(a.id, a.text, LABELS.index(a.label), True), a.replayed) for a in anchors()]
     return Dataset(
         learn=[e for e, holdout in people if not holdout],

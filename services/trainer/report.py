@@ -14,8 +14,7 @@ from rich.table import Table
 from services import plots
 from services.score.artifact import Calibration, Group
 from services.stream.errors import Rejected
-from services.trainer import gate
-from services.trainer.gate import Accuracy
+from services.trainer.accuracy import Accuracy, accuracy
 from services.trainer.registry import Version
 
 BAR: Final = 40
@@ -108,7 +107,7 @@ def _calibration_facts(report: Report) -> list[str]:
 def _interval(group: Group) -> Accuracy:
     """Wilson's, where labels that are shared count to the nearest whole text."""
     right = round(group.n * group.accuracy)
-    return gate.accuracy([True] * right + [False] * (group.n - right))
+    return accuracy([True] * right + [False] * (group.n - right))
 
 
 def _with_interval(group: Group) -> str:

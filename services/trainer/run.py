@@ -21,15 +21,16 @@ from services.score import artifact
 from services.score.artifact import Model
 from services.score.base import EXPORT, Encoding, find
 from services.score.engine import Engine, Runtime, embed, open_engine, open_runtime
-from services.score.head import Answering, Head
+from services.score.head import Head
 from services.settings import Settings
 from services.stream.bus import Bus, Outgoing
 from services.stream.database import transaction
 from services.stream.errors import Misconfigured
 from services.stream.events import LABELS
 from services.stream.membership import lock_key
-from services.trainer import calibration, dataset, gate, registry
-from services.trainer.dataset import Dataset, Labelled
+from services.trainer import calibration, dataset, design, evidence, gate, registry
+from services.trainer.dataset import Dataset
+from services.trainer.evidence import Side
 from services.trainer.gate import Verdict
 from services.trainer.head import FRESH, fit
 from services.trainer.promotion import Promoter, Unprepared
@@ -77,6 +78,7 @@ def train_once(settings: Settings, trigger: str, say: Say, *, encoder: str | Non
                 raise Misconfigured("there is no champion to start from; `tickerloop migrate` registers one")
             folder = registry.fetch(cursor, champion.version, settings.model_cache)
             data = dataset.collect(cursor)
+            look = 1 + design.looks(registry.ledger(cursor))
         if not data.learn and encoder is None:
             raise Misconfigured("there are no labels to learn from yet; correct some predictions first")
         run = _begin(connection, trigger, data)
@@ -89,7 +91,7 @@ def train_once(settings: Settings, trigger: str, say: Say, *, encoder: str | Non
                 runtime = open_runtime(
                     encoding, device=settings.device, threads=settings.threads, cache=settings.model_cache
                 )
-            model, verdict = challenge(engine, runtime, data, seed)
+            model, verdict = challenge(engine, runtime, data, seed, look)
             say(f"{verdict.champion.rate:.1%} → {verdict.challenger.rate:.1%} on held-out texts: {verdict.reason}")
             if verdict.promote:
                 promoter = Promoter(bus, settings.connector("train"), settings.prepare_s)
@@ -117,10 +119,11 @@ def encoding_for(engine: Engine, encoder: str | None, say: Say) -> Encoding:
     return own
 
 
-def challenge(engine: Engine, runtime: Runtime, data: Dataset, seed: int) -> tuple[Model, Verdict]:
+def challenge(engine: Engine, runtime: Runtime, data: Dataset, seed: int, look: int) -> tuple[Model, Verdict]:
     """Fit a challenger on the features of `runtime` and compare it with the champion in `engine` on the same examples.
 
-    Over the champion's own features it starts from the champion's head; over others it starts afresh.
+    Over the champion's own features it starts from the champion's head; over others it starts afresh. `look` counts
+    the challengers that this holdout has judged.
     """
     learn, replay = [*data.learn], [*data.replay]
     people = dataset.one_hot([*learn, *replay])
@@ -136,15 +139,11 @@ def challenge(engine: Engine, runtime: Runtime, data: Dataset, seed: int) -> tup
     )
     head = fit(features, targets, weights, init=init, seed=seed, schedule=None if init else TRANSFER)
 
-    anchor, measure = _embedded(runtime, data.anchor), _embedded(runtime, data.measure)
-    verdict = gate.judge(
-        _right(champion, measure if same else _embedded(engine.runtime, data.measure), data.measure),
-        _right(head, measure, data.measure),
-        _right(champion, anchor if same else _embedded(engine.runtime, data.anchor), data.anchor),
-        _right(head, anchor, data.anchor),
-    )
-    held_out = head.logits(anchor), dataset.one_hot(data.anchor), np.ones(len(anchor), np.float32)
-    temperature = calibration.calibrate(*held_out)
+    anchor = evidence.both(engine.runtime, runtime, [e.text for e in data.anchor])
+    apart = head.logits(anchor.challenger), dataset.one_hot(data.anchor), np.ones(len(data.anchor), np.float32)
+    temperature = calibration.calibrate(*apart)
+    sides = Side(engine.runtime, champion, engine.card.temperature), Side(runtime, head, temperature)
+    verdict = gate.judge(evidence.gather(*sides, data, anchor), look)
     examples = [example.text for example in engine.card.examples]
     model = artifact.make(
         head,
@@ -155,23 +154,9 @@ def challenge(engine: Engine, runtime: Runtime, data: Dataset, seed: int) -> tup
         metrics={"held_out_accuracy": verdict.challenger.rate, "anchor_accuracy": verdict.anchor_challenger.rate},
         examples=dict(zip(examples, embed(runtime, examples), strict=True)),
         languages=engine.card.languages if runtime.encoding.base.files == engine.card.base else (),
-        calibration=calibration.measure(*held_out, temperature),
+        calibration=calibration.measure(*apart, temperature),
     )
     return model, verdict
-
-
-def _embedded(runtime: Runtime, examples: Sequence[Labelled]) -> np.ndarray:
-    """float32[n, d]; of no examples d is 0."""
-    return embed(runtime, [e.text for e in examples]) if examples else np.zeros((0, 0), np.float32)
-
-
-def _right(head: Answering, features: np.ndarray, examples: Sequence[Labelled]) -> np.ndarray:
-    """bool[n]: whose label is the people's."""
-    if not examples:
-        return np.zeros(0, bool)
-    answers = head.probabilities(features, 1.0).argmax(axis=1)
-    right: np.ndarray = answers == np.array([e.label for e in examples])
-    return right
 
 
 def _prepared(bus: Bus, promoter: Promoter, model: Model, champion: registry.Champion, verdict: Verdict) -> Verdict:
@@ -201,7 +186,7 @@ def _record(
             cursor,
             "promote" if verdict.promote else "refuse",
             model.card.version,
-            actor="trainer",
+            actor=design.GATE,
             reason=verdict.reason,
             evidence=msgspec.to_builtins(verdict),
             expected_epoch=champion.epoch,

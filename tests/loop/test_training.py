@@ -13,6 +13,7 @@ from loop.makers import clean_text, prediction, published
 from services import store
 from services.stream.errors import Misconfigured
 from services.trainer import run
+from services.trainer.gate import Verdict
 from services.trainer.service import waiting
 from services.trainer.setup import register_bundled
 
@@ -73,6 +74,28 @@ def test_a_decision_and_the_end_of_its_run_are_one_effect(labelled: Bench, monke
     assert labelled.rows("SELECT action FROM ledger") == [("promote",)]
     assert labelled.rows("SELECT count(*) FROM model_version") == [(1,)]
     assert waiting(labelled.context("trainer")) == 3
+
+
+def test_each_look_at_the_holdout_is_counted_and_its_evidence_kept(labelled: Bench) -> None:
+    labelled.rows(
+        "INSERT INTO text (text_id, cluster, body, source, language, marks, event_time, received)"
+        " SELECT 'h' || n, 'h' || n, 'Orders at Harlow rise after quarter ' || n, 'desk' || (n & 1), 'en', '{}', 1, 1"
+        " FROM generate_series(1, 120) n RETURNING 1"
+    )
+    labelled.rows(
+        "INSERT INTO example (example_id, feedback_id, prediction_id, text_id, cluster, predicted, label, model, epoch,"
+        " annotator, sampled, holdout, given) SELECT text_id, text_id, 'p', text_id, cluster, 'neutral', 'positive',"
+        " 'm1', 1, 'ana', true, true, 1 FROM text WHERE source LIKE 'desk_' RETURNING 1"
+    )
+    outcomes = [run.train_once(labelled.settings, "volume", lambda _: None) for _ in range(2)]
+    assert [outcome.verdict.look for outcome in outcomes] == [1, 2]
+    assert outcomes[1].verdict.alpha < outcomes[0].verdict.alpha
+    rows = labelled.rows("SELECT evidence FROM ledger WHERE actor = 'trainer' ORDER BY epoch")
+    assert [msgspec.convert(json.loads(row[0]), Verdict) for row in rows] == [o.verdict for o in outcomes]
+    verdict = outcomes[0].verdict
+    assert [part.name for part in verdict.slices] == ["anchor", "source desk0", "source desk1"]
+    assert {edit.name for edit in verdict.edits} == {"case", "space", "typo"} and verdict.speed == 1.0
+    assert verdict.calibration is not None and verdict.champion.n == 120 < verdict.needed
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def test_enough_corrections_start_a_training_that_the_ledger_tells_of(loop: Tick
     row = rows[1]
     assert row["actor"] == "trainer" and row["action"] in ("promote", "refuse")
     assert row["champion"] == first["version"] != row["version"] and row["reason"]
-    assert {"champion", "challenger", "p_value", "anchor_champion"} <= row["evidence"].keys()
+    assert {"champion", "challenger", "p_value", "anchor_champion", "look", "needed"} <= row["evidence"].keys()
     state = "promoted" if row["action"] == "promote" else "refused"
     runs = eventually(
         lambda: loop.rows("SELECT trigger, state FROM training_run WHERE finished > 0"), 20, "the run was not closed"
@@ -131,7 +131,9 @@ def test_list_and_show_tell_of_every_model(loop: TickerLoop) -> None:
     lines = [line.split() for line in loop.run("models", "list").splitlines()]
     assert ["*", current] in [line[:2] for line in lines]
     for version in found:
-        assert json.loads(loop.run("models", "show", version["version"])) == version | {"comparison": None}
+        rows = [row for row in ledger(loop) if row["version"] == version["version"]]
+        shown = json.loads(loop.run("models", "show", version["version"]))
+        assert shown == version | {"comparison": None, "decisions": rows}
     status = [line.split() for line in loop.run("status").splitlines()]
     for slot, scorer in enumerate(scorers(loop)):
         shown = next(line for line in status if line[:2] == ["score", str(slot)])

@@ -56,6 +56,20 @@ def test_held_out_texts_never_teach_and_only_their_sampled_labels_measure(cursor
     assert bodies([*data.measure]) == {"sampled-held"}
 
 
+def test_what_measures_knows_where_it_came_from(cursor: Cursor) -> None:
+    text(cursor, "held")
+    said(cursor, "held", "positive", sampled=True, holdout=True)
+    (without,) = collect(cursor).measure
+    cursor.execute(
+        "INSERT INTO prediction (prediction_id, text_id, cluster, label, negative, neutral, positive, model, epoch,"
+        " tickers, source, language, event_time, scored, truncated, origin_partition, origin_offset)"
+        " VALUES ('p', 'held', 'held', 'neutral', 0, 1, 0, 'm', 1, '{AAPL,TCS.NS}', 'wire', 'en', 0, 0, false, 0, 0)"
+    )
+    (example,) = collect(cursor).measure
+    assert (example.source, example.language, example.tickers) == ("wire", "en", ("AAPL", "TCS.NS"))
+    assert without == example._replace(tickers=())
+
+
 def test_the_last_word_on_a_text_counts(cursor: Cursor) -> None:
     for name in ("by-time", "by-position"):
         text(cursor, name)
