@@ -126,7 +126,6 @@ def mcnemar(only_challenger: int, only_champion: int) -> float:
     discordant = only_challenger + only_champion
     if discordant == 0:
         return 1.0
-
     return float(binomtest(only_challenger, discordant, 0.5, alternative="greater").pvalue)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from services.demo.report import Report, Sizes
 from services.status import Account
-from services.trainer.gate import accuracy
+from services.trainer.accuracy import accuracy
 from services.trainer.registry import LedgerRow
 
 LEARNED = Report(

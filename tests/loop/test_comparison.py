@@ -9,8 +9,8 @@ from loop.makers import prediction, published, shadow_of
 from services import store
 from services.stream.events import Label, Prediction
 from services.trainer import comparison
+from services.trainer.accuracy import accuracy
 from services.trainer.comparison import Compared, compared
-from services.trainer.gate import accuracy
 from services.trainer.registry import Version
 
 SAID: tuple[tuple[str, Label, Label], ...] = (

@@ -179,12 +179,3 @@ def test_a_larger_margin_forgives_more_and_none_is_mcnemar() -> None:
 def test_holm_is_what_its_paper_says() -> None:
     assert gate.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert gate.holm([0.9, 0.8]) == [1.0, 1.0] and gate.holm([]) == []
-
-
-def test_calibration_error_is_the_gap_in_each_bin() -> None:
-    confidence = np.repeat([0.6, 0.9], 500)
-    right = np.concatenate([answers(500, 300), answers(500, 350)])
-    np.random.default_rng(0).shuffle(right[:500])
-    np.random.default_rng(0).shuffle(right[500:])
-    assert gate.calibration_error(confidence, right) == pytest.approx(0.1, abs=0.04)
-    assert gate.calibration_error(np.ones(100), answers(100, 100)) == 0
