@@ -74,7 +74,7 @@ def fit(
     pulls = [torch.zeros_like(tensor) for tensor in origin] if init is None else origin
     optimizer = torch.optim.Adam(learned, lr=plan.rate, eps=plan.floor)
     steps = plan.epochs * -(-len(x) // plan.batch)
-    with seeded(seed):
+    with seeded(seed), _one_thread():
         for step, batch in enumerate(_batches(len(x), plan)):
             rate = optimizer.param_groups[0]["lr"] = plan.rate * (1 - step / steps)
             optimizer.zero_grad()
@@ -121,3 +121,15 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """On products this small torch's threads mostly wait for each other, where others want the cores ten times as long;
+    and alone it gives the same head on any machine of a kind."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
