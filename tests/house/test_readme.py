@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 import textwrap
 from pathlib import Path
 from typing import Any, Final
@@ -96,3 +97,15 @@ def test_a_bad_setting_is_one_line_before_anything_starts(tmp_path: Path) -> Non
     assert answer.exit_code == 3
     assert "log_level" in answer.output
     assert not (tmp_path / "var").exists()
+
+
+def test_no_link_of_the_documents_leads_nowhere() -> None:
+    tracked = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    links = [
+        (name, link) for name in tracked.split() for link in re.findall(r"\]\(([^)#]+)", (ROOT / name).read_text())
+    ]
+    assert len(links) > 20
+    dead = [
+        (name, link) for name, link in links if "://" not in link and not (ROOT / name).parent.joinpath(link).exists()
+    ]
+    assert not dead
