@@ -104,7 +104,7 @@ def test_no_link_of_the_documents_leads_nowhere() -> None:
     links = [
         (name, link) for name in tracked.split() for link in re.findall(r"\]\(([^)#]+)", (ROOT / name).read_text())
     ]
-    assert len(links) > 20
+    assert links
     dead = [
         (name, link) for name, link in links if "://" not in link and not (ROOT / name).parent.joinpath(link).exists()
     ]
