@@ -200,7 +200,10 @@ def test_the_commands_shadow_and_tell_of_it(registered: Bench) -> None:
         (True, False), (False, True), (False, False),
     ]  # fmt: skip
     shown = {version: msgspec.json.decode(call("show", version).stdout) for version in "ab"}
+    decisions = shown["a"].pop("decisions")
+    assert [(row["epoch"], row["action"], row["version"]) for row in decisions] == [(1, "promote", "a")]
     assert shown["a"] == listed["a"] | {"comparison": None}
+    assert [(row["epoch"], row["action"]) for row in shown["b"]["decisions"]] == [(2, "shadow")]
     assert shown["b"]["comparison"]["n"] == 0
     refused = call("shadow", "b", "--reason", "again")
     assert refused.exit_code == 3 and "shadows the champion already" in " ".join(refused.stderr.split())
