@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from services.runtime import Context, now_ms
+from services.score.device import take_one
 from services.score.engine import Engine, open_engine
 from services.score.http import ScoreServer
 from services.score.outcome import events
@@ -56,6 +57,7 @@ class _Refused(NamedTuple):
 
 def serve(context: Context) -> None:
     """Run a score worker until stopped: the stream and, beside it, requests over HTTP."""
+    take_one(context.slot)
     with closing(Worker(context)) as worker:
         worker.start()
         with ScoreServer(worker, context.settings.host, context.settings.score_port) as server:

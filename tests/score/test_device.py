@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from services.score import device
+from services.runtime import Context
+from services.score import device, worker
 from services.score.device import VISIBLE, take_one
+from services.settings import Settings
+from services.stream.errors import Fatal
 
 
 @pytest.mark.parametrize(
@@ -35,6 +38,19 @@ def test_a_worker_sees_the_gpu_of_its_slot(
     environment = {} if named is None else {VISIBLE: named}
     take_one(slot, environment)
     assert environment.get(VISIBLE) == seen
+
+
+def test_a_worker_takes_its_gpu_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def load(_: Context) -> None:
+        raise Fatal(f"loads on GPU {os.environ[VISIBLE]}")
+
+    monkeypatch.setattr(device, "GPUS", tmp_path)
+    for number in range(2):
+        (tmp_path / str(number)).mkdir()
+    monkeypatch.setenv(VISIBLE, "5,7")  # what the worker sets is put back
+    monkeypatch.setattr(worker, "Worker", load)
+    with pytest.raises(Fatal, match="loads on GPU 7"):
+        worker.serve(Context(Settings(database=""), "score", 1))
 
 
 def test_a_worker_is_there_before_torch() -> None:
