@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from importlib import import_module
 from pathlib import Path
@@ -16,17 +16,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
-from psycopg2.extensions import cursor as Cursor
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from services.settings import PREFIX, Settings, from_environment, given, settings_of
-from services.stream.errors import Rejected, TickerloopError
+from services.settings import PREFIX, given, settings_of
+from services.stream.errors import TickerloopError
+from services.terminal import database, settings, show
 
 if TYPE_CHECKING:
     from services.trainer.promotion import Promoter
-    from services.trainer.registry import Version
 
 EXIT_FATAL: Final = 3
 
@@ -47,24 +46,6 @@ console = Console()
 notes = Console(stderr=True)
 
 
-def settings() -> Settings:
-    """From the environment, or of the `up` that runs on the data folder."""
-    from services.supervisor.up import running
-
-    if os.environ.get(PREFIX + "DATABASE"):
-        return from_environment()
-    return running(Path(os.environ.get(PREFIX + "DATA", "var")))
-
-
-@contextlib.contextmanager
-def database() -> Iterator[Cursor]:
-    """A cursor in a transaction."""
-    from services.stream.database import transaction
-
-    with closing(settings().connector("cli")()) as connection, transaction(connection), connection.cursor() as cursor:
-        yield cursor
-
-
 @contextlib.contextmanager
 def promoter() -> Iterator[Promoter]:
     """For one change of the champion or its shadow."""
@@ -73,11 +54,6 @@ def promoter() -> Iterator[Promoter]:
     chosen = settings()
     with closing(chosen.open_bus("models")) as bus:
         yield Promoter(bus, chosen.connector("models"), chosen.prepare_s)
-
-
-def show(value: Any) -> None:
-    """JSON on standard output, for a script to read."""
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
 
 
 class Main(click.Group):
@@ -372,7 +348,7 @@ def models_show(version: str) -> None:
     from services.trainer.comparison import compared
 
     with database() as cursor:
-        model = compared(cursor, _registered(cursor, version))
+        model = compared(cursor, registry.registered(cursor, version))
         decisions = [row for row in registry.ledger(cursor) if row.version == version]
     show(msgspec.to_builtins(model) | {"decisions": decisions})
 
@@ -383,10 +359,11 @@ def models_show(version: str) -> None:
 @click.option("--html", type=click.Path(dir_okay=False, writable=True), help="write a page with its diagram there")
 def models_report(version: str, as_json: bool, html: str | None) -> None:
     """How good a model is, how far its confidence can be believed, and when it abstains."""
+    from services.trainer import registry
     from services.trainer import report as reports
 
     with database() as cursor:
-        report = reports.of(_registered(cursor, version))
+        report = reports.of(registry.registered(cursor, version))
     if html is not None:
         Path(html).write_text(reports.page(report), encoding="utf-8")
         notes.print(f"[dim]written to {escape(html)}[/dim]", highlight=False, soft_wrap=True)
@@ -394,15 +371,6 @@ def models_report(version: str, as_json: bool, html: str | None) -> None:
         show(report)
     else:
         reports.show(report, console)
-
-
-def _registered(cursor: Cursor, version: str) -> Version:
-    from services.trainer import registry
-
-    found = {v.version: v for v in registry.versions(cursor)}
-    if version not in found:
-        raise Rejected("unknown", f"there is no model {version}; `tickerloop models list` shows them")
-    return found[version]
 
 
 @models.command("add")
@@ -443,11 +411,22 @@ def _label_map(given: str | None) -> dict[str, str]:
         ) from None
 
 
+def decision(command: Callable[..., None]) -> Callable[..., None]:
+    """What every decision about models is given."""
+    for option in (
+        click.option(
+            "--expected-epoch", type=int, default=None, help="refuse if the champion changed since you looked"
+        ),
+        click.option("--actor", default=lambda: os.environ.get("USER", "operator"), help="who decides"),
+        click.option("--reason", required=True, help="kept in the ledger"),
+    ):
+        command = option(command)
+    return command
+
+
 @models.command("promote")
 @click.argument("version")
-@click.option("--reason", required=True, help="kept in the ledger")
-@click.option("--actor", default=lambda: os.environ.get("USER", "operator"), help="who decides")
-@click.option("--expected-epoch", type=int, default=None, help="refuse if the champion changed since you looked")
+@decision
 def models_promote(version: str, reason: str, actor: str, expected_epoch: int | None) -> None:
     """Make VERSION the champion by hand, once every live scorer has loaded it and proved that it can serve it."""
     with promoter() as ready:
@@ -456,9 +435,7 @@ def models_promote(version: str, reason: str, actor: str, expected_epoch: int | 
 
 
 @models.command("rollback")
-@click.option("--reason", required=True, help="kept in the ledger")
-@click.option("--actor", default=lambda: os.environ.get("USER", "operator"), help="who decides")
-@click.option("--expected-epoch", type=int, default=None, help="refuse if the champion changed since you looked")
+@decision
 def models_rollback(reason: str, actor: str, expected_epoch: int | None) -> None:
     """Go back to the champion before; prepared as a promotion is."""
     with promoter() as ready:
@@ -468,9 +445,7 @@ def models_rollback(reason: str, actor: str, expected_epoch: int | None) -> None
 
 @models.command("shadow")
 @click.argument("version")
-@click.option("--reason", required=True, help="kept in the ledger")
-@click.option("--actor", default=lambda: os.environ.get("USER", "operator"), help="who decides")
-@click.option("--expected-epoch", type=int, default=None, help="refuse if the champion changed since you looked")
+@decision
 def models_shadow(version: str, reason: str, actor: str, expected_epoch: int | None) -> None:
     """Have VERSION score a sample of the stream beside the champion, for `models show VERSION` to compare the two.
 
@@ -483,9 +458,7 @@ def models_shadow(version: str, reason: str, actor: str, expected_epoch: int | N
 
 
 @models.command("unshadow")
-@click.option("--reason", required=True, help="kept in the ledger")
-@click.option("--actor", default=lambda: os.environ.get("USER", "operator"), help="who decides")
-@click.option("--expected-epoch", type=int, default=None, help="refuse if the champion changed since you looked")
+@decision
 def models_unshadow(reason: str, actor: str, expected_epoch: int | None) -> None:
     """End the shadow; what it said is kept."""
     with promoter() as ready:

@@ -15,7 +15,6 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
-import torch
 
 from ops.bench.common import ROOT, console, machine, write
 from ops.bench.gate import GROWTH, LOOKS, Ended, summary
@@ -48,7 +47,6 @@ class Population(NamedTuple):
 
 def main(data: Path) -> None:
     """Train, run, write."""
-    torch.set_num_threads(1)  # on a busy machine a head's small products take ten times as long with more
     population = _train(data)
     figures: dict[str, Any] = {"looks": LOOKS, "growth": GROWTH, "heads": len(population.right)}
     for name, gain, within in (("equal", 0.0, 0.002), ("better", design.GAIN, 0.003)):

@@ -57,13 +57,13 @@ async def get_models(request: SafeRequest) -> list[Version]:
 async def get_model(request: SafeRequest, version: _Version) -> Compared:
     """One model, its card, and how it compares with the champion that it shadows or shadowed, if it ever did."""
 
-    def find(cursor: Cursor) -> Compared | None:
-        found = (known for known in registry.versions(cursor) if known.version == version)
-        return next((compared(cursor, one) for one in found), None)
+    def find(cursor: Cursor) -> Compared:
+        return compared(cursor, registry.registered(cursor, version))
 
-    if (model := await gateway_of(request).pool.run(find)) is None:
-        raise Problem(404, "not-found", f"there is no model {version}")
-    return model
+    try:
+        return await gateway_of(request).pool.run(find)
+    except Rejected:
+        raise Problem(404, "not-found", f"there is no model {version}") from None
 
 
 @get("/v1/ledger", responses=SPECS, tags=["models"])
@@ -75,8 +75,7 @@ async def get_ledger(request: SafeRequest) -> list[LedgerRow]:
 @post("/v1/models/{version:str}/promote", status_code=200, responses=_CHANGES, tags=["models"])
 async def promote(request: SafeRequest, version: _Version, data: JSONBody[Promotion]) -> ModelChange:
     """Make a model the champion, once every live scorer is ready for it; they swap to it between two batches."""
-    no_nul(version=version, actor=data.actor, reason=data.reason)
-    actor = name_of(request, "actor", data.actor)
+    actor = _actor(request, data, version)
     return await _change(
         gateway_of(request),
         lambda promoter: promoter.promote(
@@ -92,8 +91,7 @@ async def promote(request: SafeRequest, version: _Version, data: JSONBody[Promot
 @post("/v1/models/rollback", status_code=200, responses=_CHANGES, tags=["models"])
 async def rollback(request: SafeRequest, data: JSONBody[Decision]) -> ModelChange:
     """Go back to the champion before this one."""
-    no_nul(actor=data.actor, reason=data.reason)
-    actor = name_of(request, "actor", data.actor)
+    actor = _actor(request, data)
     return await _change(
         gateway_of(request),
         lambda promoter: promoter.rollback(actor=actor, reason=data.reason, expected_epoch=data.expected_epoch),
@@ -103,8 +101,7 @@ async def rollback(request: SafeRequest, data: JSONBody[Decision]) -> ModelChang
 @post("/v1/models/{version:str}/shadow", status_code=200, responses=_CHANGES, tags=["models"])
 async def shadow(request: SafeRequest, version: _Version, data: JSONBody[Decision]) -> ModelChange:
     """Have a model score a sample of the stream beside the champion, until `unshadow` or the champion's next change."""
-    no_nul(version=version, actor=data.actor, reason=data.reason)
-    actor = name_of(request, "actor", data.actor)
+    actor = _actor(request, data, version)
     return await _change(
         gateway_of(request),
         lambda promoter: promoter.shadow(version, actor=actor, reason=data.reason, expected_epoch=data.expected_epoch),
@@ -114,12 +111,17 @@ async def shadow(request: SafeRequest, version: _Version, data: JSONBody[Decisio
 @post("/v1/models/unshadow", status_code=200, responses=_CHANGES, tags=["models"])
 async def unshadow(request: SafeRequest, data: JSONBody[Decision]) -> ModelChange:
     """End the shadow; what it said is kept."""
-    no_nul(actor=data.actor, reason=data.reason)
-    actor = name_of(request, "actor", data.actor)
+    actor = _actor(request, data)
     return await _change(
         gateway_of(request),
         lambda promoter: promoter.unshadow(actor=actor, reason=data.reason, expected_epoch=data.expected_epoch),
     )
+
+
+def _actor(request: SafeRequest, data: Decision, version: str | None = None) -> str:
+    """Who decides, once the request can be taken; see `name_of`."""
+    no_nul(version=version, actor=data.actor, reason=data.reason)
+    return name_of(request, "actor", data.actor)
 
 
 async def _change(gateway: Gateway, change: Callable[[Promoter], ModelChange]) -> ModelChange:

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 import click
 import msgspec
-from psycopg2.extensions import cursor as Cursor
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from services import keys as keys_
 from services.keys import GRANTS, Key, Role
-from services.settings import Settings
+from services.terminal import database, show
 
 HOURS: Final = {"h": 1, "d": 24, "w": 7 * 24}
 MAX_NAME: Final = 200
@@ -80,10 +77,10 @@ def create(name: str, role: Role, expires: int | None, as_json: bool) -> None:
       KEY=$(tickerloop keys create me --role operator)
     """
     now = _now()
-    with _database() as cursor:
+    with database() as cursor:
         key, whole = keys_.create(cursor, name, role, now, None if expires is None else now + expires)
     if as_json:
-        _show(msgspec.to_builtins(key) | {"key": whole})
+        show(msgspec.to_builtins(key) | {"key": whole})
         return
     click.echo(whole)
     click.echo(f"the key {key.id} of {name}, {role}; it is not shown again", err=True)
@@ -93,10 +90,10 @@ def create(name: str, role: Role, expires: int | None, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="for scripts")
 def list_(as_json: bool) -> None:
     """All keys, oldest first, revoked ones too; never a secret."""
-    with _database() as cursor:
+    with database() as cursor:
         found = keys_.every(cursor)
     if as_json:
-        _show(found)
+        show(found)
         return
     now = _now()
     table = Table("id", "name", "role", "state", "created", "expires", "last used", box=None)
@@ -110,7 +107,7 @@ def list_(as_json: bool) -> None:
 @click.argument("key_id", metavar="ID")
 def revoke(key_id: str) -> None:
     """End the key ID for good; gateways refuse it, and end its streams, within a second, and at most five."""
-    with _database() as cursor:
+    with database() as cursor:
         key = keys_.revoke(cursor, key_id, _now())
         left = keys_.unrevoked(cursor)
     click.echo(f"the key {key.id} of {key.name} is revoked")
@@ -126,20 +123,7 @@ def _day(at: int | None) -> str:
     return "" if at is None else datetime.fromtimestamp(at / 1000, UTC).strftime("%Y-%m-%d %H:%M")
 
 
-def _show(value: Any) -> None:
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
-
-
 def _now() -> int:
     from services.runtime import now_ms
 
     return now_ms()
-
-
-@contextmanager
-def _database() -> Iterator[Cursor]:
-    from services.stream.database import transaction
-
-    settings: Settings = click.get_current_context().obj()
-    with closing(settings.connector("cli")()) as connection, transaction(connection), connection.cursor() as cursor:
-        yield cursor

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 
 import msgspec
 
 from services.score.engine import Engine
-from services.stream.errors import TickerloopError, Transient
+from services.score.loading import Refused, loaded
 from services.stream.loop import Backoff
 from services.trainer.promotion import Answer
-
-log = logging.getLogger(__name__)
 
 
 class _Job:
@@ -56,16 +53,14 @@ class Preparer:
 
     def _run(self, job: _Job) -> None:
         with self._turn:  # two at once would take twice the memory
-            backoff = Backoff(self._stop)
-            while self._job is job and not self._stop.is_set() and job.answer.answer == "preparing":
-                try:
-                    job.engine = self._load(job.answer.model)
-                    job.answer = msgspec.structs.replace(job.answer, answer="ready")
-                except Transient as error:
-                    log.warning("preparing model %s: %s; trying again", job.answer.model, error)
-                    backoff.wait()
-                except Exception as error:  # whatever a broken model raises is a reason to refuse it
-                    known = isinstance(error, TickerloopError)
-                    log.error("model %s can't be served: %s", job.answer.model, error, exc_info=not known)
-                    reason = str(error) or type(error).__name__
-                    job.answer = msgspec.structs.replace(job.answer, answer="refused", reason=reason)
+            found = loaded(
+                self._load,
+                job.answer.model,
+                lambda: self._job is job and not self._stop.is_set(),
+                Backoff(self._stop),
+            )
+            if isinstance(found, Refused):
+                job.answer = msgspec.structs.replace(job.answer, answer="refused", reason=found.reason)
+            elif found is not None:
+                job.engine = found
+                job.answer = msgspec.structs.replace(job.answer, answer="ready")

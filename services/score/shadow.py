@@ -19,10 +19,11 @@ import msgspec
 from services.runtime import now_ms
 from services.score.engine import Engine
 from services.score.lanes import Priority
+from services.score.loading import Refused, loaded
 from services.score.outcome import predicted
 from services.stream import metrics, topics
 from services.stream.bus import Bus, Outgoing, Record
-from services.stream.errors import Rejected, TickerloopError, Transient
+from services.stream.errors import Rejected, TickerloopError
 from services.stream.events import CleanText, ModelChange, encode
 from services.stream.loop import Backoff
 
@@ -131,24 +132,14 @@ class Shadow:
                         _score(engine, bus, job.change, batch, backoff)
 
     def _loaded(self, job: _Job) -> Engine | None:
-        version, backoff = job.change.version, Backoff(job.ended)
-        while not job.ended.is_set():
-            try:
-                engine = self._load(version)
-            except Transient as error:
-                log.warning("loading the shadow %s: %s; trying again", version, error)
-                backoff.wait()
-            except Exception as error:  # whatever a broken model raises is a reason to refuse it
-                known = isinstance(error, TickerloopError)
-                log.error("the shadow %s can't be loaded: %s", version, error, exc_info=not known)
-                reason = str(error) or type(error).__name__
-                job.state = msgspec.structs.replace(job.state, state="refused", reason=reason)
-                return None
-            else:
-                job.state = msgspec.structs.replace(job.state, state="scoring")
-                log.info("model %s shadows the champion, from epoch %d on", version, job.change.epoch)
-                return engine
-        return None
+        found = loaded(self._load, job.change.version, lambda: not job.ended.is_set(), Backoff(job.ended))
+        if isinstance(found, Refused):
+            job.state = msgspec.structs.replace(job.state, state="refused", reason=found.reason)
+            return None
+        if found is not None:
+            job.state = msgspec.structs.replace(job.state, state="scoring")
+            log.info("model %s shadows the champion, from epoch %d on", job.change.version, job.change.epoch)
+        return found
 
 
 def _score(engine: Engine, bus: Bus, change: ModelChange, batch: Batch, backoff: Backoff) -> None:

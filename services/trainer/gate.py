@@ -60,7 +60,7 @@ class Slice(msgspec.Struct, frozen=True):
         return self.adjusted <= VETO_ALPHA
 
 
-class Calibration(msgspec.Struct, frozen=True):
+class CalibrationErrors(msgspec.Struct, frozen=True):
     """Expected calibration errors on the held-out texts; `excess` is what the challenger's is beyond the champion's at
     least, with 95 % confidence. Above `MAX_MISCALIBRATION` it is a veto."""
 
@@ -94,7 +94,7 @@ class Verdict(msgspec.Struct, frozen=True):
     """Chance of finding that gain with the labels there are."""
     slices: tuple[Slice, ...]
     edits: tuple[Slice, ...]
-    calibration: Calibration | None
+    calibration: CalibrationErrors | None
     speed: float
     """Texts a second over the champion's; 1 where both share an encoder."""
     vetoes: tuple[str, ...]
@@ -210,7 +210,7 @@ def _reason(verdict: Verdict) -> str:
 
 
 def _vetoes(
-    slices: Sequence[Slice], edits: Sequence[Slice], calibration: Calibration | None, speed: float
+    slices: Sequence[Slice], edits: Sequence[Slice], calibration: CalibrationErrors | None, speed: float
 ) -> tuple[str, ...]:
     found = []
     for part in slices:
@@ -256,7 +256,7 @@ def _part(pair: Pair, mask: np.ndarray) -> Pair:
     return Pair(pair.champion[mask], pair.challenger[mask])
 
 
-def _calibration(confidence: Pair, right: Pair) -> Calibration:
+def _calibration(confidence: Pair, right: Pair) -> CalibrationErrors:
     """The limit is the 5 % quantile of a paired bootstrap (Efron & Tibshirani 1993), always of the same resamples."""
     n = len(right.champion)
     random = np.random.default_rng(0)
@@ -267,4 +267,4 @@ def _calibration(confidence: Pair, right: Pair) -> Calibration:
     champion, challenger = errors(np.arange(n))
     resampled = np.array([errors(random.integers(n, size=n)) for _ in range(RESAMPLES)])
     excess = float(np.quantile(resampled[:, 1] - resampled[:, 0], 0.05))
-    return Calibration(champion, challenger, excess)
+    return CalibrationErrors(champion, challenger, excess)

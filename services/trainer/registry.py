@@ -112,7 +112,7 @@ def fetch(cursor: Cursor, version: str, cache: Path) -> Path:
     cursor.execute("SELECT files FROM model_version WHERE version = %s", (version,))
     row = cursor.fetchone()
     if row is None:
-        raise Rejected("unknown", f"there is no model {version}; `tickerloop models list` shows them")
+        raise _unknown(version)
     folder = cache / version
     for name, digest in row[0].items():
         path = folder / name
@@ -144,6 +144,22 @@ def versions(cursor: Cursor) -> list[Version]:
         )
         for version, parent, card, created in cursor.fetchall()
     ]
+
+
+def registered(cursor: Cursor, version: str) -> Version:
+    """One of `versions`.
+
+    Raises:
+        Rejected: the version is unknown.
+    """
+    for found in versions(cursor):
+        if found.version == version:
+            return found
+    raise _unknown(version)
+
+
+def _unknown(version: str) -> Rejected:
+    return Rejected("unknown", f"there is no model {version}; `tickerloop models list` shows them")
 
 
 def champion(cursor: Cursor) -> Champion | None:
@@ -282,7 +298,7 @@ def settled(
         _free_to_shadow(cursor, current, version)
     cursor.execute("SELECT 1 FROM model_version WHERE version = %s", (version,))
     if cursor.fetchone() is None:
-        raise Rejected("unknown", f"there is no model {version}; `tickerloop models list` shows them")
+        raise _unknown(version)
     return current, version
 
 
