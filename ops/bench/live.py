@@ -33,6 +33,7 @@ LATE_S = 1.0
 AFTER_S = 2.0
 """Texts accepted from when a promotion is asked for until so long after it is answered are around the swap."""
 DRAIN_S = 15.0
+"""Without anything new for so long after the last post, what hasn't been seen is lost."""
 FULL = 0.9
 """Of the rate at which the loop takes a file: a queue that only grows has no percentiles."""
 STEADY = 0.7
@@ -222,8 +223,10 @@ async def _drive(
                 promotion = asyncio.create_task(asyncio.to_thread(_promote, settings, second))
         await asyncio.gather(*posts)
         swapped = await promotion if promotion else (0.0, 0.0)
-        deadline = time.perf_counter() + DRAIN_S
-        while len({one.text_id for one in seen}) < len(accepted) and time.perf_counter() < deadline:
+        posted = time.perf_counter()
+        while len({one.text_id for one in seen}) < len(accepted):
+            if time.perf_counter() > max(posted, seen[-1].at) + DRAIN_S:
+                break
             await asyncio.sleep(0.05)
         listening.cancel()
     return accepted, sent, [one for one in seen if one.text_id in accepted], swapped
