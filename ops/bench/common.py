@@ -26,6 +26,7 @@ from services import status
 from services.doctor import recent_java
 from services.settings import Settings
 from services.stream.database import transaction
+from services.stream.errors import Transient
 from services.supervisor.servers import free_port
 from services.supervisor.up import Up
 
@@ -122,8 +123,11 @@ def _free_pair() -> int:
 def _wait_ready(up: Up) -> None:
     """Every service runs."""
     deadline = time.monotonic() + START_S
+    states: dict[str, Any] = {}
     while time.monotonic() < deadline:
-        states = {service.name: service.alive and service.state for service in status.collect(up.settings).services}
+        with suppress(Transient):  # a new broker knows no groups for a while
+            found = status.collect(up.settings).services
+            states = {service.name: service.alive and service.state for service in found}
         started = {name for name, state in states.items() if state not in (False, "starting")}
         wanted = {name.rpartition(".")[0] for name in up.pids() if "." in name}
         if wanted <= started:
