@@ -31,7 +31,7 @@ from psycopg2.extensions import cursor as Cursor
 from services.stream.bus import Outgoing, TopicPartition
 from services.stream.errors import Fenced, Misconfigured, SlotTaken, Transient
 from services.stream.membership import Member
-from services.stream.postgres import PostgresBus, fetch
+from services.stream.postgres import PostgresBus, fetch, follow
 
 
 @pytest.fixture
@@ -138,6 +138,7 @@ def test_one_look_fetches_no_more_than_it_gives(kit: EmbeddedKit, size: int, mos
     positions = dict.fromkeys((TopicPartition(kit.source, p) for p in (2, 0, 1, 3)), 0)
     seen: list[int] = []
     with contextlib.closing(kit.connect()) as connection, connection.cursor() as cursor:
+        follow(connection, [kit.source])
         while records := fetch(cursor, positions, 40):
             rows = cursor.rowcount - len([p for p, at in positions.items() if at == 20])
             assert rows <= most_rows
