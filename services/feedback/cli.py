@@ -26,8 +26,8 @@ def annotators() -> None:
       operator     trusted by the key's role; without keys all names together are one, called local
       qualified    at least 20 measured words, and the share of right ones is .7 or more at its lower bound (95 %)
       newcomer     not measured enough, or not good enough: a word teaches with a quarter of the weight at most
-      turned       qualified by all words, but not by the last 20 measured ones; says nothing until these are good again
-      distrusted   right in less than half of the measured words, at the upper bound; says nothing
+      turned       was good enough, but isn't by the last 30 measured words; says nothing until these are good again
+      distrusted   right in less than half of all measured words, at the upper bound; says nothing
 
     A word is measured by gold questions, and where other trusted people judged the same text; never by the model.
     """
@@ -91,8 +91,8 @@ def quarantine() -> None:
       one-sided     50 words in a row of nearly one label, which such texts rarely are
       copied        what another had said before, their errors, too
       contradicts   what two or more trusted people agree on, of the same story
-      turned        since a qualified annotator's measured words went wrong
-      ticker        on a ticker, or an exchange, on which a qualified annotator is mostly wrong
+      turned        since an annotator's measured words went wrong
+      ticker        on a ticker, or an exchange, on which someone agrees with others far less than elsewhere
     """
 
 

@@ -17,7 +17,7 @@ from typing import Final, Literal, NamedTuple
 import msgspec
 import numpy as np
 
-from services.stream.events import LABELS, LAST_MS, Label
+from services.stream.events import LABELS, Label
 
 State = Literal["operator", "qualified", "newcomer", "turned", "distrusted"]
 
@@ -25,20 +25,23 @@ NEWCOMER: Final = 0.5
 """Presumed share of right words of someone unknown, of three classes: one such word is believed to 1/2, and teaches with a
 quarter of the weight. Nobody counts for more until they are qualified."""
 STRENGTH: Final = 4.0
-"""Words that this presumption is worth, of the whole and then of each class."""
+"""Words that this presumption is worth."""
+CLASS_STRENGTH: Final = 20.0
+"""Words of one class that the share over all classes is worth."""
 GRANTED: Final = 0.98
 """Presumed share of right words of an operator."""
 GRANT_STRENGTH: Final = 200.0
 QUALIFIED: Final = 0.7
 """Least lower bound (95 %, one-sided) of the share of right words that qualifies."""
 MEASURED: Final = 20
-"""Least number of measured words that qualifies. 18 of 20 do: the bound is 0.73; 17 don't yet: 0.66."""
-RECENT: Final = 20
+"""Least number of measured words that qualifies. 18 of 20 do: the bound is 0.73; 17 don't yet: 0.67."""
+RECENT: Final = 30
 RECENT_LEAST: Final = 0.5
-"""Least lower bound over the last `RECENT` measured words: who was good and turned falls below it with seven wrong ones of
-20, and who is right in 85 % as always is there in 2 % of such windows."""
+"""Least lower bound over the last `RECENT` measured words: who was good and turned falls below it with 11 wrong ones of 30,
+and who is right in 85 % as always is there in 0.5 % of such windows."""
 DISTRUSTED: Final = 0.5
-"""Upper bound (95 %, one-sided) of the share of right words, of `SOME` at least, below which someone is distrusted."""
+"""Upper bound (95 %, one-sided) of the share of right words, of `SOME` at least, below which nothing is believed: of all
+words, or of the recent ones."""
 SOME: Final = 10
 LEVEL: Final = 0.05
 SETTLED: Final = 0.8
@@ -105,8 +108,9 @@ class Annotator(msgspec.Struct, frozen=True):
     """Of texts that others who are trusted judged, too."""
     recent: Share
     """Of the last measured words."""
-    since: int
-    """When the first of these was given, ms; 0 where there are none."""
+    good_until: int
+    """When the last measured word was given before the worst run at the end began, ms: the run whose words fall short of
+    `QUALIFIED` by most in all (Page's CUSUM, 1954). -1 where it is all of them."""
     classes: dict[Label, Share]
     """By what the texts are; those with data."""
     weight: float
@@ -292,8 +296,16 @@ def _state(granted: bool, trusted: bool, dropped: bool, all_: Share, recent: Sha
         return "operator" if granted else "qualified"
     if all_.n >= SOME and all_.high < DISTRUSTED:
         return "distrusted"
-    enough = all_.n >= MEASURED and all_.low >= QUALIFIED and recent.low < RECENT_LEAST
-    return "turned" if dropped or enough else "newcomer"
+    enough = all_.n >= MEASURED and all_.low >= QUALIFIED
+    bad = all_.n >= SOME and recent.high < DISTRUSTED
+    return "turned" if dropped or enough or bad else "newcomer"
+
+
+def _good_until(right: np.ndarray, given: np.ndarray) -> int:
+    """See `Annotator.good_until`; of measured words by time."""
+    short = np.cumsum((QUALIFIED - right)[::-1])
+    run = 0 if short.max(initial=0) <= 0 else int(short.argmax()) + 1
+    return int(given[-run - 1]) if run < len(given) else -1
 
 
 def _confusion(table: _Table, evidence: Evidence | None, trusted: np.ndarray) -> np.ndarray:
@@ -308,7 +320,9 @@ def _confusion(table: _Table, evidence: Evidence | None, trusted: np.ndarray) ->
     strength = np.where(granted, GRANT_STRENGTH, STRENGTH)
     rate = (np.where(granted, GRANTED, NEWCOMER) * strength + right) / (strength + n)
     rate = np.where(trusted, rate, np.clip(rate, 1 / len(LABELS), NEWCOMER))
-    prior = strength[:, None, None] * (rate[:, None, None] * _ON + (1 - rate[:, None, None]) * _OFF)
+    prior = np.maximum(strength, CLASS_STRENGTH)[:, None, None] * (
+        rate[:, None, None] * _ON + (1 - rate[:, None, None]) * _OFF
+    )
     rows = prior + np.where(trusted[:, None, None], counts, 0.0)
     return np.asarray(rows / rows.sum(axis=2, keepdims=True))
 
@@ -364,7 +378,7 @@ def _annotator(number: int, table: _Table, state: State, evidence: Evidence, con
         gold=share(evidence.right[measured[gold]].sum(), int(gold.sum())),
         overlaps=share(evidence.right[measured[~gold]].sum(), int((~gold).sum())),
         recent=recent,
-        since=int(table.given[measured[-RECENT:]].min(initial=LAST_MS)) if len(measured) else 0,
+        good_until=_good_until(evidence.right[measured], table.given[measured]),
         classes={label: share(evidence.right[part].sum(), len(part)) for label, part in parts.items() if len(part)},
         weight=round(float((alone[-1] - alone[-2]).mean()), 4),
     )

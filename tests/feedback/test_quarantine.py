@@ -99,12 +99,12 @@ def test_words_since_someone_turned() -> None:
     words = Words().gold("ana", 20, 20).gold("bo", 20, 20).gold("cy", 20, 20)
     for text in range(60):
         words.say("bo", f"alone{text}", text % 3)
-        words.say("ana", f"text{text}", text % 3).say("bo", f"text{text}", text % 3 if text < 52 else (text + 1) % 3)
+        words.say("ana", f"text{text}", text % 3).say("bo", f"text{text}", text % 3 if text < 48 else (text + 1) % 3)
         words.say("cy", f"text{text}", text % 3)
     (finding,) = (finding for finding in found(words) if finding.reason == "turned")
     assert finding.annotator == "bo"
     held = {word for word in finding.words if "alone" in word}
-    assert held == {f"bo alone{text}" for text in range(41, 60)}, "since the first of the last 20 measured words"
+    assert held == {f"bo alone{text}" for text in range(48, 60)}, "behind the last measured word before the run"
 
 
 def test_who_is_wrong_on_one_exchange_alone() -> None:
