@@ -33,7 +33,7 @@ ENTRIES: Final = {
     "clean": "services.clean.service",
     "score": "services.score.worker",
     "store": "services.store",
-    "feedback": "services.feedback",
+    "feedback": "services.feedback.service",
     "trainer": "services.trainer.service",
     "monitor": "services.monitor.service",
     "gateway": "services.gateway.service",
@@ -549,11 +549,14 @@ def demo(seed: int, data: str) -> None:
 
 
 def _mount() -> None:
+    from services.feedback.cli import annotators, quarantine
     from services.ingest.cli import ingest
     from services.keys.cli import keys
 
     main.add_command(ingest)
     main.add_command(keys)
+    main.add_command(annotators)
+    main.add_command(quarantine)
 
 
 _mount()

@@ -15,6 +15,7 @@ from litestar.openapi.spec import Components, SecurityScheme
 from services.gateway.core import SafeRequest, charge, gateway_of
 from services.gateway.problems import SPECS, Problem, invalid
 from services.keys import Key, Role
+from services.stream.events import Standing
 
 ANYONE: Final = "anyone"
 """The role of routes that need no key: the page's files, which hold nothing, and the probes."""
@@ -93,6 +94,14 @@ def name_of(request: Request[Any, Any, State], field: str, given: str | None) ->
     if given not in (None, key.name):
         raise Problem(403, "not-yours", f"{field}: this key is {key.name}'s; leave {field} out, or say that name")
     return key.name
+
+
+def standing_of(request: Request[Any, Any, State]) -> Standing:
+    """What is believed of the words in the request: by the key's role, or, without keys, as of this machine's operator."""
+    key: Key | None = request.user
+    if key is None:
+        return "local"
+    return "operator" if key.may("operator") else "annotator"
 
 
 @get("/v1/key", responses=SPECS, tags=["operations"])

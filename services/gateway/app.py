@@ -12,7 +12,7 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.types import ASGIApp
 
-from services.gateway import access, assets, health, judgements, models, reads, stream, texts
+from services.gateway import access, assets, health, judgements, models, reads, stream, texts, trusted
 from services.gateway.core import Gateway, SafeRequest
 from services.gateway.edge import Edge
 from services.gateway.names import answered
@@ -37,8 +37,19 @@ ROUTES: Final[dict[Role, tuple[HTTPRouteHandler, ...]]] = {
         stream.stream,
         access.get_key,
     ),
-    "annotator": (judgements.post_feedback,),
-    "operator": (models.promote, models.rollback, models.shadow, models.unshadow),
+    "annotator": (judgements.post_feedback, judgements.delete_feedback),
+    "operator": (
+        judgements.post_outcome,
+        judgements.get_feedback,
+        trusted.get_annotators,
+        trusted.get_quarantine,
+        trusted.release,
+        trusted.refuse,
+        models.promote,
+        models.rollback,
+        models.shadow,
+        models.unshadow,
+    ),
 }
 """What each role may do, beside what `services.keys.GRANTS` gives it of the others."""
 OPEN: Final = (*assets.routes(), health.get_health, health.get_ready)

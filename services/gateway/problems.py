@@ -19,11 +19,15 @@ from msgspec import Struct, field
 
 from services.keys import masked
 from services.stream.errors import Fatal, Rejected, Transient
-from services.stream.events import LABELS, FeedbackKind
+from services.stream.events import LABELS, Flag, SaidKind
 
 MEDIA_TYPE: Final = "application/problem+json"
 TYPE_PREFIX: Final = "urn:tickerloop:problem:"
-CHOICES: Final = {"label": ", ".join(LABELS), "kind": ", ".join(get_args(FeedbackKind))}
+CHOICES: Final = {
+    "label": ", ".join(LABELS),
+    "kind": ", ".join(get_args(SaidKind)),
+    "flag": ", ".join(get_args(Flag)),
+}
 """msgspec says only that a value is not one of an enumeration; a person wants to know of which."""
 
 _MISSING: Final = re.compile(r"missing required field `(\w+)`")

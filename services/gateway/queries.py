@@ -181,13 +181,6 @@ def review(cursor: Cursor, limit: int, random_share: float = 0.5) -> list[Review
     return [ReviewItem(sampled, views[name]) for sampled, names in asked for name in names if name in views]
 
 
-def label_said(cursor: Cursor, feedback_id: str) -> str | None:
-    """The label of a word that was taken under this id."""
-    cursor.execute("SELECT label FROM feedback WHERE feedback_id = %s", (feedback_id,))
-    row = cursor.fetchone()
-    return row[0] if row else None
-
-
 def keep_comment(cursor: Cursor, feedback_id: str, body: str) -> None:
     """Keep what was written beside a word; the last of it."""
     cursor.execute(

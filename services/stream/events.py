@@ -131,37 +131,70 @@ class Mention(Event, frozen=True, kw_only=True):
     epoch: int
 
 
-FeedbackKind = Literal["correction", "confirmation"]
+SaidKind = Literal["correction", "confirmation", "flag", "comment"]
+"""What a person says of a prediction."""
+FeedbackKind = Literal[SaidKind, "outcome", "withdrawal"]
+"""`outcome`: a label that a system learned later. `withdrawal`: an earlier word is taken back."""
+Flag = Literal["spam", "not_financial", "wrong_ticker"]
+"""What is wrong with a text, whatever its label."""
+Standing = Literal["annotator", "operator", "local"]
+"""What the speaker's key allowed when the word was given; `local`: there were no keys, and names were taken as given."""
 
 
 class Feedback(Event, frozen=True, kw_only=True):
-    """`feedback.raw`: one person's word on one prediction."""
+    """`feedback.raw`: one person's word on one prediction, or a system's."""
 
     feedback_id: str
     """See `feedback_id`: sent twice, counted once."""
     prediction_id: str
     text_id: str
     kind: FeedbackKind
-    label: Label
+    label: Label | None = None
+    """Of a correction, a confirmation and an outcome, and only of those."""
+    flag: Flag | None = None
+    """Of a flag, and only of a flag."""
+    withdraws: str | None = None
+    """The word that a withdrawal takes back, and only of a withdrawal."""
     annotator: Name
+    role: Standing = "annotator"
+    """Without it the least is believed."""
     sampled: bool = False
     """True when the text was shown by random sampling, so the label is unbiased evidence; counts if it is held out."""
     given: Millis
 
+    def __post_init__(self) -> None:
+        """Raises:
+        ValueError: it lacks what its kind says, or holds what another kind would.
+        """
+        takes = {"flag": "flag", "withdrawal": "withdraws", "comment": ""}.get(self.kind, "label")
+        for field in ("label", "flag", "withdraws"):
+            if (getattr(self, field) is not None) != (field == takes):
+                raise ValueError(f"a {self.kind} {'needs' if field == takes else 'has no'} `{field}`")
+
+    @property
+    def said(self) -> str:
+        """What was said, in a word: the label, or what takes its place."""
+        return said(self.kind, self.label, self.flag)
+
 
 class Example(Event, frozen=True, kw_only=True):
-    """`training.examples`: a label with its lineage; ids only."""
+    """`training.examples`: a label with its lineage, or a flag, or that a word was withdrawn; ids only."""
 
     example_id: str
     feedback_id: str
+    """The word that this came from; of a withdrawal the word that no longer counts."""
     prediction_id: str
     text_id: str
     cluster: str
+    kind: FeedbackKind = "correction"
     predicted: Label
-    label: Label
+    label: Label | None = None
+    """Null of a flag and of a withdrawal."""
+    flag: Flag | None = None
     model: str
     epoch: int
     annotator: str
+    role: Standing = "annotator"
     sampled: bool = False
     holdout: bool
     """Fixed by the cluster's hash before anyone labelled it: held-out texts are never trained on."""
@@ -212,11 +245,21 @@ def prediction_id(text: str, model: str) -> str:
     return derived_id("prediction", text, model)
 
 
-def feedback_id(prediction: str, annotator: str, label: str, key: str | None = None) -> str:
-    """hash(prediction, annotator, idempotency key), or hash(prediction, annotator, label) of a word without a key."""
+def said(kind: FeedbackKind, label: Label | None, flag: Flag | None) -> str:
+    """What a word says: its label, `flag:` and the flag, or its kind."""
+    return label or (f"flag:{flag}" if flag else kind)
+
+
+def feedback_id(prediction: str, annotator: str, what: str, key: str | None = None) -> str:
+    """hash(prediction, annotator, idempotency key), or hash(prediction, annotator, what was `said`) without a key."""
     if key is not None:
         return derived_id("feedback", "key", prediction, annotator, key)
-    return derived_id("feedback", "word", prediction, annotator, label)
+    return derived_id("feedback", "word", prediction, annotator, what)
+
+
+def withdrawal_id(withdrawn: str) -> str:
+    """hash(the word's id): a word is withdrawn once, whoever does it."""
+    return derived_id("feedback", "withdrawal", withdrawn)
 
 
 def in_holdout(cluster: str, share: float = 0.25) -> bool:

@@ -51,7 +51,7 @@ def compared(cursor: Cursor, version: Version) -> Compared:
         # Of one text that several champions scored: the one that was in service when the shadow began.
         " JOIN LATERAL (SELECT label FROM prediction WHERE text_id = s.text_id AND epoch < s.epoch"
         " ORDER BY epoch DESC LIMIT 1) c ON true"
-        " LEFT JOIN (SELECT DISTINCT ON (text_id) text_id, label, sampled FROM example"
+        " LEFT JOIN (SELECT DISTINCT ON (text_id) text_id, label, sampled FROM word"
         " ORDER BY text_id, given DESC, position DESC) e USING (text_id)",
         (version.version, COMPARED),
     )

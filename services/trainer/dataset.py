@@ -1,7 +1,7 @@
 """What a run learns from: people's labels, replayed so that nothing is forgotten, and what measures it.
 
 Held-out clusters are never trained on; only their labels from random sampling measure, since labels that someone chose
-to give are mostly the champion's mistakes.
+to give are mostly the champion's mistakes; and only where trusted people gave them (`services.feedback.assess`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Final, NamedTuple
 import numpy as np
 from psycopg2.extensions import cursor as Cursor
 
+from services.feedback import assess
+from services.runtime import now_ms
 from services.stream.events import LABELS, in_holdout
 from services.trainer.anchors import anchors
 
@@ -28,9 +30,12 @@ class Labelled(NamedTuple):
     label: int
     """Index into `LABELS`."""
     sampled: bool
+    """Its label may measure: drawn at random, and given by trusted people."""
     source: str = ""
     language: str = ""
     tickers: tuple[str, ...] = ()
+    weight: float = 1.0
+    """In training, in [0, 1]: how far the label can be believed, under the limits of one annotator's share."""
 
 
 class Dataset(NamedTuple):
@@ -46,27 +51,29 @@ class Dataset(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the ids and labels of what is learned and measured."""
-        content = repr([(e.example_id, e.label) for part in self[:4] for e in part] + sorted(self.live))
+        """SHA-256 over the ids, labels and weights of what is learned and measured."""
+        content = repr([(e.example_id, e.label, e.weight) for part in self[:4] for e in part] + sorted(self.live))
         return hashlib.sha256(content.encode()).hexdigest()
 
 
 def collect(cursor: Cursor) -> Dataset:
-    """Read the examples so far; of several words on one text the last counts."""
+    """Read what people said so far; of each story the label that they agree on, weighed by whom to believe."""
+    taught = assess.taught(cursor, now_ms())
     cursor.execute(
-        "SELECT DISTINCT ON (e.text_id) e.example_id, t.body, e.label, e.sampled, t.source, t.language, p.tickers,"
-        " e.holdout FROM example e JOIN text t USING (text_id) LEFT JOIN prediction p USING (prediction_id)"
-        " ORDER BY e.text_id, e.given DESC, e.position DESC"
+        "SELECT e.example_id, t.body, t.source, t.language, p.tickers, e.holdout FROM example e JOIN text t USING (text_id)"
+        " LEFT JOIN prediction p USING (prediction_id) WHERE e.example_id = ANY(%s) ORDER BY e.text_id",
+        ([*taught],),
     )
     people = [
-        (Labelled(example, body, LABELS.index(label), sampled, source, language, tuple(tickers or ())), holdout)
-        for example, body, label, sampled, source, language, tickers, holdout in cursor.fetchall()
+        (Labelled(example, body, found.label, found.measures, source, language, tuple(tickers or ()), found.weight), holdout)
+        for example, body, source, language, tickers, holdout in cursor.fetchall()
+        for found in (taught[example],)
     ]
     cursor.execute("SELECT coalesce(max(position), 0) FROM example")
     (upto,) = cursor.fetchone() or (0,)
     shipped = [(Labelled(a.id, a.text, LABELS.index(a.label), True), a.replayed) for a in anchors()]
     return Dataset(
-        learn=[e for e, holdout in people if not holdout],
+        learn=[e for e, holdout in people if not holdout and e.weight],
         measure=[e for e, holdout in people if holdout and e.sampled],
         replay=[e for e, replayed in shipped if replayed],
         anchor=[e for e, replayed in shipped if not replayed],

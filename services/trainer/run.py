@@ -134,9 +134,8 @@ def challenge(engine: Engine, runtime: Runtime, data: Dataset, seed: int, look: 
     live = features[len(people) :] if same or not data.live else embed(engine.runtime, data.live)
     parent = champion.probabilities(live, 1.0) if data.live else np.zeros((0, len(LABELS)))
     targets = np.concatenate([people, parent.astype(np.float32)])
-    weights = np.repeat(
-        np.array([1.0, REPLAY_WEIGHT, LIVE_WEIGHT], np.float32), [len(learn), len(replay), len(data.live)]
-    )
+    kinds = np.repeat([1.0, REPLAY_WEIGHT, LIVE_WEIGHT], [len(learn), len(replay), len(data.live)])
+    weights = (kinds * [*(e.weight for e in [*learn, *replay]), *[1.0] * len(data.live)]).astype(np.float32)
     head = fit(features, targets, weights, init=init, seed=seed, schedule=None if init else TRANSFER)
 
     anchor = evidence.both(engine.runtime, runtime, [e.text for e in data.anchor])

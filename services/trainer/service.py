@@ -26,6 +26,8 @@ from services.trainer.run import train_once
 
 GROUP: Final = "trainer"
 LOOK_EVERY_S: Final = 1.0
+COLUMNS: Final = Example.__struct_fields__
+"""Of the table `example`."""
 
 log = logging.getLogger(__name__)
 
@@ -48,29 +50,10 @@ def keep(records: Sequence[Record], cursor: Cursor) -> Sequence[Answer]:
             answers.append(rejected)
             continue
         answers.append(())
-        rows.append(
-            (
-                e.example_id,
-                e.feedback_id,
-                e.prediction_id,
-                e.text_id,
-                e.cluster,
-                e.predicted,
-                e.label,
-                e.model,
-                e.epoch,
-                e.annotator,
-                e.sampled,
-                e.holdout,
-                e.given,
-            )
-        )
+        rows.append([getattr(e, column) for column in COLUMNS])
     if rows:
         execute_values(
-            cursor,
-            "INSERT INTO example (example_id, feedback_id, prediction_id, text_id, cluster, predicted, label, model,"
-            " epoch, annotator, sampled, holdout, given) VALUES %s ON CONFLICT DO NOTHING",
-            rows,
+            cursor, f"INSERT INTO example ({', '.join(COLUMNS)}) VALUES %s ON CONFLICT DO NOTHING", rows  # noqa: S608 (our own names)
         )
     return answers
 
@@ -99,7 +82,7 @@ def waiting(context: Context) -> int:
     """Trainable examples that came since the last run that came to its end."""
     with closing(context.connect()) as connection, transaction(connection), connection.cursor() as cursor:
         cursor.execute(
-            "SELECT count(*) FROM example WHERE NOT holdout"
+            "SELECT count(*) FROM kept_word WHERE label IS NOT NULL AND NOT holdout"
             " AND position > (SELECT coalesce(max(upto), 0) FROM training_run WHERE state IN ('promoted', 'refused'))"
         )
         (count,) = cursor.fetchone() or (0,)

@@ -60,6 +60,13 @@ TAKES: Final = {
     ("POST", "/v1/explain"): "reader",
     ("POST", "/v1/texts"): "source",
     ("POST", "/v1/feedback"): "annotator",
+    ("DELETE", "/v1/feedback/{feedback_id}"): "annotator",
+    ("GET", "/v1/feedback"): "operator",
+    ("POST", "/v1/outcomes"): "operator",
+    ("GET", "/v1/annotators"): "operator",
+    ("GET", "/v1/quarantine"): "operator",
+    ("POST", "/v1/quarantine/{finding}/release"): "operator",
+    ("POST", "/v1/quarantine/{finding}/refuse"): "operator",
     ("POST", "/v1/models/{version}/promote"): "operator",
     ("POST", "/v1/models/{version}/shadow"): "operator",
     ("POST", "/v1/models/unshadow"): "operator",
@@ -101,7 +108,7 @@ def until(true: Callable[[], bool], seconds: float = 10) -> None:
 
 def ask(gateway: Running, method: str, path: str, key: str | None = None) -> int:
     """The status alone; a stream is hung up at once."""
-    place = path.replace("{", "").replace("}", "")
+    place = path.replace("{finding}", "1").replace("{", "").replace("}", "")
     headers = bearer(key) if key else {}
     with httpx.stream(method, gateway.url + place, headers=headers, json=[] if method == "POST" else None) as answer:
         return answer.status_code

@@ -33,10 +33,8 @@ Opened = list[str]
 class Bench:
     """A deployment without processes: services run in threads of the test until they are idle."""
 
-    def __init__(self, database: str, valkey: str, data: str) -> None:
-        self.settings = Settings(database=database, redis=valkey, data=data, partitions=2)
-        self.bus: Bus = self.settings.open_bus("test")
-        self.bus.create_topics()
+    def __init__(self, settings: Settings, bus: Bus) -> None:
+        self.settings, self.bus = settings, bus
 
     def context(self, name: str) -> Context:
         """A context as a service's process would have it."""
@@ -88,9 +86,10 @@ class Bench:
 
 @pytest.fixture
 def bench(database: str, valkey_url: str, tmp_path: Any) -> Iterator[Bench]:
-    made = Bench(database, valkey_url, str(tmp_path))
-    yield made
-    made.bus.close()
+    settings = Settings(database=database, redis=valkey_url, data=str(tmp_path), partitions=2)
+    with closing(settings.open_bus("test")) as bus:
+        bus.create_topics()
+        yield Bench(settings, bus)
 
 
 @pytest.fixture(scope="module")

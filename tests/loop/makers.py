@@ -51,9 +51,11 @@ def rejected(text_id: str, reason: str) -> Outgoing:
     return Outgoing(topics.REJECTED, text_id.encode(), encode(event))
 
 
-def feedback(key: str, text_id: str, label: Label, kind: str = "correction", **other: object) -> Outgoing:
+def feedback(
+    key: str, text_id: str, label: Label | None, kind: str = "correction", annotator: str = "ana", **other: object
+) -> Outgoing:
     event = Feedback(
         feedback_id=key, prediction_id=prediction_id(text_id, "m1"), text_id=text_id, kind=kind, label=label,  # type: ignore[arg-type]
-        annotator="ana", given=5_000, **other,  # type: ignore[arg-type]
+        annotator=annotator, **{"given": 5_000, **other},  # type: ignore[arg-type]
     )  # fmt: skip
     return Outgoing(topics.FEEDBACK, text_id.encode(), encode(event))

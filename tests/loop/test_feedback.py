@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -13,14 +14,15 @@ from kafka_broker import Broker
 from loop.conftest import Bench
 from loop.makers import feedback, prediction, published
 
-from services import feedback as service
 from services import store
 from services.deadletters import describe, letters
+from services.feedback import service
+from services.feedback.gold import gold
 from services.runtime import Context
 from services.settings import Settings
 from services.stream import topics
 from services.stream.bus import Outgoing, TopicPartition
-from services.stream.events import Example, Label, feedback_id, in_holdout
+from services.stream.events import Example, Label, feedback_id, in_holdout, withdrawal_id
 from services.stream.events import prediction_id as predicted
 from services.stream.loop import Hooks
 from services.trainer import registry
@@ -159,6 +161,123 @@ def test_a_label_of_a_version_long_gone_is_taken_and_trained_on(bench: Bench) ->
     bench.run(service.serve, lambda: _done(bench))
     bench.run(trainer.serve, lambda: bench.caught_up(trainer.GROUP, topics.EXAMPLES))
     assert bench.rows("SELECT text_id, label, model FROM example") == [("a", "negative", "m1")]
+
+
+def _back(text_id: str, word: str, annotator: str = "ana", **changes: object) -> Outgoing:
+    return feedback(withdrawal_id(word), text_id, None, "withdrawal", annotator, withdraws=word, **changes)
+
+
+def test_a_withdrawn_word_counts_no_more_and_can_be_said_again(bench: Bench) -> None:
+    _stored(bench, prediction("a", "positive"))
+    word = feedback_id(predicted("a", "m1"), "ana", "negative")
+    for number in range(3):  # in one batch, and over batches
+        bench.bus.publish([_word("a", "negative"), _word("a", "negative"), _back("a", word), _back("a", word)])
+        if number == 1:
+            bench.run(service.serve, lambda: _done(bench))
+    bench.run(service.serve, lambda: _done(bench))
+    assert _reasons(bench) == []
+    said = [(e.kind, e.label, e.feedback_id == word) for e in _examples(bench)]
+    assert said == [("correction", "negative", True), ("withdrawal", None, True), ("correction", "negative", False)]
+    bench.run(trainer.serve, lambda: bench.caught_up(trainer.GROUP, topics.EXAMPLES))
+    assert bench.rows("SELECT kind FROM example ORDER BY position") == [("correction",), ("withdrawal",), ("correction",)]
+    assert bench.rows("SELECT label, who FROM word") == [("negative", "ana")]
+
+
+def test_a_withdrawal_must_be_of_a_word_there_is_and_ones_own(bench: Bench) -> None:
+    _stored(bench, prediction("a", "positive"), prediction("b", "positive"))
+    bench.bus.publish([feedback("w1", "a", "negative"), feedback("w2", "b", "negative")])
+    bench.run(service.serve, lambda: _done(bench))
+    bench.bus.publish([_back("a", "w1", "bob"), _back("a", "w0"), _back("a", "w2")])
+    bench.run(service.serve, lambda: _done(bench))
+    assert _reasons(bench) == ["not_yours", "unknown_word", "wrong_text"]
+    bench.bus.publish([_back("a", "w1", "boss", role="operator"), _back("b", "w2", "who", role="local")])
+    bench.run(service.serve, lambda: _done(bench))
+    assert len(_reasons(bench)) == 3
+    assert sorted(e.feedback_id for e in _examples(bench) if e.kind == "withdrawal") == ["w1", "w2"]
+
+
+def test_flags_and_comments_change_no_label(bench: Bench) -> None:
+    _stored(bench, prediction("a", "positive"))
+    flag = feedback("f1", "a", None, "flag", flag="spam")
+    comment = feedback("c1", "a", None, "comment")
+    bench.bus.publish([_word("a", "negative"), flag, flag, comment, comment])
+    bench.run(service.serve, lambda: _done(bench))
+    assert [(e.kind, e.label, e.flag) for e in _examples(bench)] == [
+        ("correction", "negative", None), ("flag", None, "spam"),
+    ]  # fmt: skip
+    assert bench.rows("SELECT kind, flag FROM feedback ORDER BY position") == [
+        ("correction", None), ("flag", "spam"), ("comment", None),
+    ]  # fmt: skip
+
+
+def test_an_outcome_may_confirm_as_well_as_correct(bench: Bench) -> None:
+    _stored(bench, prediction("a", "positive"), prediction("b", "positive"))
+    bench.bus.publish([feedback("o1", "a", "positive", "outcome"), feedback("o2", "b", "negative", "outcome")])
+    bench.run(service.serve, lambda: _done(bench))
+    assert {(e.kind, e.label) for e in _examples(bench)} == {("outcome", "positive"), ("outcome", "negative")}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"kind": "flag"},
+        {"kind": "flag", "flag": "spam", "label": "negative"},
+        {"kind": "correction", "label": None},
+        {"kind": "comment", "label": "negative"},
+        {"kind": "withdrawal"},
+        {"kind": "correction", "label": "negative", "withdraws": "w1"},
+    ],
+)
+def test_a_word_has_what_its_kind_says(bench: Bench, fields: dict[str, object]) -> None:
+    body = {"feedback_id": "x", "prediction_id": "p", "text_id": "a", "annotator": "ana", "given": 1} | fields
+    bench.bus.publish([Outgoing(topics.FEEDBACK, b"a", json.dumps(body).encode())])
+    bench.run(service.serve, lambda: _done(bench))
+    assert _reasons(bench) == ["invalid"]
+
+
+def test_answers_to_gold_questions_measure_and_go_no_further(bench: Bench) -> None:
+    question, anchor = next(iter(gold().items()))
+    wrong: Label = "negative" if anchor.label != "negative" else "positive"
+
+    def answer(key: str, label: Label) -> Outgoing:
+        event = msgspec.json.decode(feedback(key, "g", label).value) | {"prediction_id": question}
+        return Outgoing(topics.FEEDBACK, b"g", json.dumps(event).encode())
+
+    withdrawal = msgspec.json.decode(_back("g", "g1").value) | {"prediction_id": question}
+    bench.bus.publish([answer("g1", wrong), answer("g2", anchor.label), answer("g2", anchor.label)])
+    bench.bus.publish([Outgoing(topics.FEEDBACK, b"g", json.dumps(withdrawal).encode())])
+    bench.run(service.serve, lambda: _done(bench))
+    assert _reasons(bench) == [] and _examples(bench) == []
+    kept = bench.rows('SELECT feedback_id, annotator, role, gold, label, "right" FROM gold_answer')
+    assert kept == [("g2", "ana", "annotator", anchor.id, anchor.label, True)]
+    assert bench.rows("SELECT count(*) FROM feedback") == [(3,)], "history is kept"
+
+
+def test_words_are_set_aside_while_the_service_runs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "LOOK_EVERY_S", 0.1)
+    names = [f"t{n}" for n in range(70)]
+    _stored(bench, *map(prediction, names))
+    bench.bus.publish([_word(name, "negative", given=5_000 + n) for n, name in enumerate(names)])
+    bench.run(service.serve, lambda: _done(bench))
+    bench.run(trainer.serve, lambda: bench.caught_up(trainer.GROUP, topics.EXAMPLES))
+    bench.run(service.serve, lambda: bool(bench.rows("SELECT 1 FROM quarantine")))
+    ((annotator, words),) = bench.rows("SELECT annotator, array_length(words, 1) FROM quarantine WHERE reason = 'burst'")
+    assert (annotator, words) == ("ana", 70)
+
+
+def test_a_withdrawal_reaches_the_trainer_behind_its_word(settings: Settings, valkey_url: str) -> None:
+    """On both buses: one text's words are in one partition of either topic."""
+    with closing(settings.open_bus("test")) as bus:
+        bench = Bench(msgspec.structs.replace(settings, redis=valkey_url), bus)
+        _stored(bench, *(prediction(name) for name in "abcdef"))
+        for name in "abcdef":
+            word = feedback_id(predicted(name, "m1"), "ana", "negative")
+            bus.publish([_word(name, "negative"), _back(name, word)])
+        bench.run(service.serve, lambda: _done(bench))
+        bench.run(trainer.serve, lambda: bench.rows("SELECT count(*) FROM example") == [(12,)])
+        kinds = bench.rows("SELECT text_id, array_agg(kind ORDER BY position) FROM example GROUP BY text_id")
+        assert {name: given for name, given in kinds} == {name: ["correction", "withdrawal"] for name in "abcdef"}
+        assert bench.rows("SELECT * FROM word") == []
 
 
 @pytest.mark.kafka
