@@ -551,9 +551,11 @@ def demo(seed: int, data: str) -> None:
 def _mount() -> None:
     from services.ingest.cli import ingest
     from services.keys.cli import keys
+    from services.labelstudio.cli import labels
 
     main.add_command(ingest)
     main.add_command(keys)
+    main.add_command(labels)
 
 
 _mount()

@@ -14,6 +14,7 @@ from services.gateway import queries
 from services.gateway.access import name_of
 from services.gateway.core import SafeRequest, gateway_of
 from services.gateway.problems import MEDIA_TYPE, SPECS, Problem, ProblemBody, invalid, no_nul
+from services.review import leases
 from services.runtime import now_ms
 from services.stream import topics
 from services.stream.bus import Outgoing
@@ -33,7 +34,8 @@ class FeedbackRequest(msgspec.Struct, frozen=True):
     kind: FeedbackKind | None = None
     comment: ShortText | None = None
     sampled: bool = False
-    """The text was shown because it was drawn at random, not chosen by anyone; counts where it is held out."""
+    """The text was shown because it was drawn at random, not chosen by anyone; counts where it is held out. The gateway
+    knows it of what it leased."""
     text_id: _Id | None = None
     key: Annotated[str, Meta(min_length=1, max_length=500)] | None = None
     """As the header Idempotency-Key: what one annotator sends twice under one key, on one prediction, counts once."""
@@ -58,8 +60,12 @@ async def post_feedback(
     no_nul(**{name: getattr(data, name) for name in ("prediction_id", "annotator", "comment", "text_id", "key")})
     gateway, annotator = gateway_of(request), name_of(request, "annotator", data.annotator)
     identity = feedback_id(data.prediction_id, annotator, data.label, idempotency_key or data.key)
-    stored, said = await gateway.pool.run(
-        lambda cursor: (queries.prediction(cursor, data.prediction_id), queries.label_said(cursor, identity))
+    stored, said, drawn = await gateway.pool.run(
+        lambda cursor: (
+            queries.prediction(cursor, data.prediction_id),
+            queries.label_said(cursor, identity),
+            leases.sampled(cursor, annotator, data.prediction_id),
+        )
     )
     if said not in (None, data.label):
         raise Problem(409, "key-reused", f"under this key the prediction was called {said}, not {data.label}")
@@ -71,12 +77,13 @@ async def post_feedback(
         kind=kind,
         label=data.label,
         annotator=annotator,
-        sampled=data.sampled,
+        sampled=data.sampled or drawn,
         given=now_ms(),
     )
     if (comment := data.comment) is not None:  # before the event: once that is durable nothing may be missing
         await gateway.pool.run(lambda cursor: queries.keep_comment(cursor, identity, comment))
     await gateway.acceptor.publish([Outgoing(topics.FEEDBACK, text_id.encode(), encode(event))])
+    await gateway.pool.run(lambda cursor: leases.answer(cursor, annotator, data.prediction_id, event.given))
     return FeedbackAnswer(event.feedback_id, kind)
 
 
