@@ -26,7 +26,7 @@ from services.review.leases import Lease, Offer
 from services.review.ranking import Candidate
 from services.runtime import now_ms
 from services.score.wire import MAX_CHARS
-from services.stream.errors import Transient
+from services.stream.errors import Misconfigured, Transient
 from services.stream.events import Name
 
 MOST: Final = 50
@@ -116,8 +116,9 @@ async def _offers(gateway: Gateway, desk: _Desk, wanted: Wanted, n: int, left_ou
     spread = await _spread(gateway, desk, SPARE * n, left_out)
     picks = ranking.queue(desk.candidates, spread, SPARE * n, random)
     offers = [_offer(pick) for pick in picks]
-    for question in await _questions(gateway, desk, n, left_out) if wanted.gold else []:
-        offers.insert(random.randrange(min(n, len(offers) + 1)), question)
+    if wanted.gold:
+        for question in await _questions(gateway, desk, min(n, len(offers)), left_out):
+            offers.insert(random.randrange(n), question)
     return offers
 
 
@@ -151,7 +152,7 @@ async def _features(gateway: Gateway, tops: list[str], lately: list[str]) -> dic
 
 
 async def _questions(gateway: Gateway, desk: _Desk, n: int, left_out: list[str]) -> list[Offer]:
-    """Gold questions among `n` texts."""
+    """Gold questions among `n` texts; without others they would stand out."""
     english = [c.prediction_id for c in desk.candidates if "language en" in c.slices]
     number = gold.wanted(desk.asked, n, random) if english else 0
     found = gold.tried(desk.asked, random) if number else []
@@ -161,10 +162,10 @@ async def _questions(gateway: Gateway, desk: _Desk, n: int, left_out: list[str])
     try:
         scores = await gateway.scorers.score([anchor.text for anchor in found])
         real = await gateway.pool.run(lambda cursor: queries.predictions_named(cursor, drawn))
-    except (Problem, Transient) as why:
+        table = entities.load(gateway.settings.companies or None)
+    except (Problem, Transient, Misconfigured) as why:
         left_out.append(f"no questions whose answer is known: {why}")
         return []
-    table = entities.load(gateway.settings.companies or None)
     chosen = gold.chosen(found, scores, number, random)
     like = [gold.borrowed(real[name], random) for name in drawn if name in real]
     return [gold.offer(found[i], scores, i, part, table) for i, part in zip(chosen, like, strict=False)]
@@ -180,5 +181,3 @@ def _views(cursor: Cursor, held: Sequence[Lease]) -> list[LeaseView]:
             plain = msgspec.structs.replace(view, url=None, external_id=None)
             views.append(LeaseView(lease.lease_id, lease.expires, plain))
     return views
-
-

@@ -103,7 +103,8 @@ def _granted(cursor: Cursor, annotator: str, offer: Offer, place: str, now: int)
         " %(expires)s, %(shown)s WHERE NOT EXISTS (SELECT FROM lease WHERE prediction_id = %(prediction_id)s"
         " AND annotator = %(annotator)s AND (answered IS NOT NULL OR passed OR expires > %(now)s))"
         " ON CONFLICT (prediction_id, place) DO UPDATE"
-        " SET lease_id = excluded.lease_id, annotator = excluded.annotator, why = excluded.why, sampled = excluded.sampled, given = excluded.given, expires = excluded.expires,"
+        " SET lease_id = excluded.lease_id, annotator = excluded.annotator, why = excluded.why,"
+        " sampled = excluded.sampled, given = excluded.given, expires = excluded.expires,"
         " passed = false, shown = excluded.shown WHERE l.answered IS NULL AND l.expires <= %(now)s",
         {
             "prediction_id": offer.prediction_id,

@@ -87,15 +87,19 @@ def uncertain(candidates: Iterable[Candidate]) -> list[Candidate]:
 
 
 def far_apart(features: np.ndarray, near: np.ndarray, n: int) -> list[int]:
-    """Greedy k-center: `n` rows of float32[m, d], each the farthest from those before and from `near` (float32[k, d]);
-    with nothing near, the first row is first."""
-    distance = np.full(len(features), np.inf, np.float32)
+    """Greedy k-center: `n` rows of float32[m, d], each the farthest from those before and from `near` (float32[k, d]),
+    every dimension in units of its deviation; with nothing near, the first row is first."""
+    if not len(features):
+        return []
+    scale = features.std(axis=0) + 1e-6
+    rows = features / scale
+    distance = np.full(len(rows), np.inf, np.float32)
     for row in near:
-        np.minimum(distance, np.square(features - row).sum(axis=1), out=distance)
+        np.minimum(distance, np.square(rows - row / scale).sum(axis=1), out=distance)
     chosen: list[int] = []
-    while len(chosen) < min(n, len(features)):
+    while len(chosen) < min(n, len(rows)):
         chosen.append(int(distance.argmax()))
-        np.minimum(distance, np.square(features - features[chosen[-1]]).sum(axis=1), out=distance)
+        np.minimum(distance, np.square(rows - rows[chosen[-1]]).sum(axis=1), out=distance)
         distance[chosen] = -1
     return chosen
 
@@ -144,9 +148,9 @@ def _disagreed(candidates: Iterable[Candidate]) -> list[Candidate]:
 def _by_slice(spread: Iterable[Candidate], random: Random) -> Iterator[Candidate]:
     """A slice drawn evenly, and the first that is left in it; over and over."""
     slices: defaultdict[str, list[Candidate]] = defaultdict(list)
-    for candidate in spread:
-        for name in candidate.slices:
-            slices[name].append(candidate)
+    for c in spread:
+        for name in c.slices:
+            slices[name].append(c)
     waiting = {name: iter(found) for name, found in sorted(slices.items())}
     while waiting:
         name = random.choice(list(waiting))

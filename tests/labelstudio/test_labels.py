@@ -46,7 +46,7 @@ def bus(database: str) -> Iterator[Bus]:
 
 
 @pytest.fixture
-def store(database: str, bus: Bus) -> Callable[..., None]:
+def store(database: str) -> Callable[..., None]:
     """The rows that the store would write."""
 
     def write(*predictions: Prediction, texts: bool = True) -> None:
@@ -54,7 +54,8 @@ def store(database: str, bus: Bus) -> Callable[..., None]:
             for p in predictions:
                 cursor.execute(
                     "INSERT INTO prediction (prediction_id, text_id, cluster, label, negative, neutral, positive,"
-                    " model, epoch, tickers, source, language, event_time, scored, truncated, origin_partition, origin_offset)"
+                    " model, epoch, tickers, source, language, event_time, scored, truncated, origin_partition,"
+                    " origin_offset)"
                     " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, 1, %s, %s, 'en', %s, 0, false, 0, 0)",
                     (
                         p.prediction_id, p.text_id, p.cluster, p.label, *p.probabilities, p.model, list(p.tickers),
@@ -152,9 +153,7 @@ def test_options_that_go_with_the_other_list_are_misuse(database: str) -> None:
     assert "WHO=NAME" in call(database, "import", __file__, "--who", "ana", exit_code=2).output
 
 
-def test_annotations_become_feedback_once(
-    database: str, store: Callable[..., None], bus: Bus, tmp_path: Path
-) -> None:
+def test_annotations_become_feedback_once(database: str, store: Callable[..., None], bus: Bus, tmp_path: Path) -> None:
     store(ONE, TWO)
     path = saved(tmp_path, exported())
     arguments = ("import", path, "--who", "ana@desk.example=ana", "--who", "15=bo")
@@ -228,7 +227,7 @@ def test_what_does_not_fit_is_named_and_the_rest_is_taken(
     assert all(entry["place"] and entry["why"] for entry in refused)
 
 
-def test_a_file_that_is_no_export_is_one_line(database: str, bus: Bus, tmp_path: Path) -> None:
+def test_a_file_that_is_no_export_is_one_line(database: str, tmp_path: Path) -> None:
     for content in ("id,text\n1,x\n", "", "[" * 100_000):
         answer = call(database, "import", saved(tmp_path, content), "--annotator", "ana", exit_code=3)
         assert "format JSON" in answer.output
