@@ -552,11 +552,13 @@ def _mount() -> None:
     from services.feedback.cli import annotators, quarantine
     from services.ingest.cli import ingest
     from services.keys.cli import keys
+    from services.labelstudio.cli import labels
 
     main.add_command(ingest)
     main.add_command(keys)
     main.add_command(annotators)
     main.add_command(quarantine)
+    main.add_command(labels)
 
 
 _mount()

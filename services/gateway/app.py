@@ -12,7 +12,7 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.types import ASGIApp
 
-from services.gateway import access, assets, health, judgements, models, reads, stream, texts, trusted
+from services.gateway import access, assets, health, judgements, models, reads, review, stream, texts, trusted
 from services.gateway.core import Gateway, SafeRequest
 from services.gateway.edge import Edge
 from services.gateway.names import answered
@@ -28,7 +28,6 @@ ROUTES: Final[dict[Role, tuple[HTTPRouteHandler, ...]]] = {
         reads.get_prediction,
         reads.get_ticker,
         reads.get_windows,
-        reads.get_review,
         models.get_models,
         models.get_model,
         models.get_ledger,
@@ -37,7 +36,7 @@ ROUTES: Final[dict[Role, tuple[HTTPRouteHandler, ...]]] = {
         stream.stream,
         access.get_key,
     ),
-    "annotator": (judgements.post_feedback, judgements.delete_feedback),
+    "annotator": (judgements.post_feedback, judgements.delete_feedback, review.post_leases, review.delete_lease),
     "operator": (
         judgements.post_outcome,
         judgements.get_feedback,

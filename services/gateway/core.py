@@ -15,6 +15,7 @@ from litestar.exceptions import InternalServerException, SerializationException
 
 from services import status
 from services.gateway.acceptor import Acceptor
+from services.gateway.embeddings import Embeddings
 from services.gateway.keyring import Keyring
 from services.gateway.limits import Limiter, Limits
 from services.gateway.pool import PATIENCE_S, Pool
@@ -42,6 +43,7 @@ class Gateway:
         self.tail = Tail(context.bus, context.connect, self.fail)
         self.limiter = Limiter(limits, self.settings.redis)
         self.scorers = Scorers(self.pool)
+        self.embeddings = Embeddings(self.scorers)
         self.status = Recent(self._collected)
         self.catching_up = asyncio.Semaphore(HISTORIES)
         self.changing = asyncio.Lock()

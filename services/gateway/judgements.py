@@ -18,6 +18,7 @@ from services.gateway.core import Gateway, SafeRequest, gateway_of
 from services.gateway.problems import MEDIA_TYPE, SPECS, Problem, ProblemBody, invalid, no_nul
 from services.gateway.words import WordView
 from services.keys import Key
+from services.review import leases
 from services.runtime import now_ms
 from services.stream import topics
 from services.stream.bus import Outgoing
@@ -59,7 +60,8 @@ class FeedbackRequest(msgspec.Struct, frozen=True):
     kind: SaidKind | None = None
     comment: ShortText | None = None
     sampled: bool = False
-    """The text was shown because it was drawn at random, not chosen by anyone; counts where it is held out."""
+    """The text was shown because it was drawn at random, not chosen by anyone; counts where it is held out. The gateway
+    knows it of what it leased."""
     text_id: _Id | None = None
     key: _Key | None = None
     """As the header Idempotency-Key: what one annotator sends twice under one key, on one prediction, counts once."""
@@ -89,7 +91,12 @@ async def post_feedback(
     """Confirm or correct a prediction, flag its text, or comment. Answers once it is durable; sent twice, it counts once."""
     no_nul(**{name: getattr(data, name) for name in ("prediction_id", "annotator", "comment", "text_id", "key")})
     gateway, annotator = gateway_of(request), name_of(request, "annotator", data.annotator)
-    stored = await gateway.pool.run(lambda cursor: queries.prediction(cursor, data.prediction_id))
+    stored, drawn = await gateway.pool.run(
+        lambda cursor: (
+            queries.prediction(cursor, data.prediction_id),
+            leases.sampled(cursor, annotator, data.prediction_id),
+        )
+    )
     kind = _kind(data, stored)
     what = said(kind, data.label, data.flag)
     event = Feedback(
@@ -101,7 +108,7 @@ async def post_feedback(
         flag=data.flag,
         annotator=annotator,
         role=standing_of(request),
-        sampled=data.sampled,
+        sampled=data.sampled or drawn,
         given=now_ms(),
     )
     return await _publish(gateway, event, data.comment)
@@ -175,6 +182,7 @@ async def _publish(gateway: Gateway, event: Feedback, comment: str | None) -> Fe
     if comment is not None:  # before the event: once that is durable nothing may be missing
         await gateway.pool.run(lambda cursor: queries.keep_comment(cursor, identity, comment))
     await gateway.acceptor.publish([Outgoing(topics.FEEDBACK, event.text_id.encode(), encode(event))])
+    await gateway.pool.run(lambda cursor: leases.answer(cursor, event.annotator, event.prediction_id, event.given))
     return FeedbackAnswer(identity, event.kind)
 
 

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import base64
 import binascii
-import random
-from heapq import nsmallest
+from collections.abc import Collection
 from typing import Any, Final, NamedTuple
 
 import msgspec
 from psycopg2.extensions import cursor as Cursor
 
 from services.gateway.problems import invalid
+from services.review import gold
 from services.runtime import now_ms
 from services.status import ALIVE_MS
-from services.stream.events import in_holdout
 
 MINUTE_MS: Final = 60_000
 DAY_MS: Final = 24 * 60 * MINUTE_MS
-REVIEW_FROM: Final = 5_000
-"""Reviews choose among this many of the newest predictions: recent enough to matter, few enough to sort."""
 
 _COLUMNS: Final = (
     "p.prediction_id, p.text_id, p.cluster, p.label, ARRAY[p.negative, p.neutral, p.positive], p.model, p.epoch,"
@@ -62,14 +59,6 @@ class PredictionView(msgspec.Struct, frozen=True, kw_only=True):
     url: str | None
     external_id: str | None = None
     """The source's own id; not on the live stream."""
-
-
-class ReviewItem(msgspec.Struct, frozen=True):
-    """A prediction that a person's word would help; send `sampled` back with the feedback."""
-
-    sampled: bool
-    """Drawn at random (unbiased evidence) rather than for its uncertainty."""
-    prediction: PredictionView
 
 
 class Window(msgspec.Struct, frozen=True):
@@ -127,10 +116,9 @@ def decode_cursor(cursor: str) -> tuple[int, str]:
 
 
 def prediction(cursor: Cursor, prediction_id: str) -> PredictionView | None:
-    """One prediction, if stored."""
-    cursor.execute(f"SELECT {_COLUMNS} {_FROM} WHERE p.prediction_id = %s", (prediction_id,))
-    row = cursor.fetchone()
-    return _view(row) if row else None
+    """One prediction, if stored; a gold question that somebody was asked looks like one."""
+    stored = predictions_named(cursor, [prediction_id]).get(prediction_id)
+    return stored or question(gold.shown(cursor, prediction_id))
 
 
 def predictions(cursor: Cursor, wanted: Filter, limit: int) -> list[PredictionView]:
@@ -153,32 +141,10 @@ def predictions(cursor: Cursor, wanted: Filter, limit: int) -> list[PredictionVi
     return [_view(row) for row in cursor.fetchall()]
 
 
-def review(cursor: Cursor, limit: int, random_share: float = 0.5) -> list[ReviewItem]:
-    """A random sample of what is held out, then the most uncertain of the rest, among recent predictions.
-
-    A held-out label measures only if its text was drawn at random: so those are never chosen for anything else, and one
-    that was judged unasked is still drawn, or the sample would be short of the champion's mistakes.
-    """
-    cursor.execute(
-        "SELECT r.prediction_id, r.cluster, greatest(r.negative, r.neutral, r.positive), f.sampled"
-        " FROM (SELECT * FROM prediction ORDER BY event_time DESC, prediction_id DESC LIMIT %s) r"
-        " JOIN text USING (text_id) LEFT JOIN LATERAL"
-        " (SELECT bool_or(sampled) AS sampled FROM feedback WHERE prediction_id = r.prediction_id) f ON true",
-        (REVIEW_FROM,),
-    )
-    held: list[str] = []
-    open_: list[tuple[float, str]] = []
-    for prediction_id, cluster, certainty, sampled in cursor.fetchall():
-        if in_holdout(cluster):
-            held += [] if sampled else [prediction_id]
-        elif sampled is None:
-            open_.append((certainty, prediction_id))
-    drawn = random.sample(held, min(len(held), round(limit * random_share)))
-    unsure = [prediction_id for _, prediction_id in nsmallest(limit - len(drawn), open_)]
-    cursor.execute(f"SELECT {_COLUMNS} {_FROM} WHERE p.prediction_id = ANY(%s)", (drawn + unsure,))
-    views = {view.prediction_id: view for view in map(_view, cursor.fetchall())}
-    asked = [(True, drawn), (False, unsure)]
-    return [ReviewItem(sampled, views[name]) for sampled, names in asked for name in names if name in views]
+def predictions_named(cursor: Cursor, ids: Collection[str]) -> dict[str, PredictionView]:
+    """Those of `ids` that are stored, by id."""
+    cursor.execute(f"SELECT {_COLUMNS} {_FROM} WHERE p.prediction_id = ANY(%s)", (list(ids),))
+    return {view.prediction_id: view for view in map(_view, cursor.fetchall())}
 
 
 def keep_comment(cursor: Cursor, feedback_id: str, body: str) -> None:
@@ -188,6 +154,11 @@ def keep_comment(cursor: Cursor, feedback_id: str, body: str) -> None:
         " ON CONFLICT (feedback_id) DO UPDATE SET body = excluded.body",
         (feedback_id, body),
     )
+
+
+def question(shown: dict[str, Any] | None) -> PredictionView | None:
+    """A gold question as what it looks like."""
+    return None if shown is None else msgspec.convert(shown, PredictionView)
 
 
 def latest(cursor: Cursor, ticker: str) -> Latest | None:

@@ -1,4 +1,4 @@
-"""GET /v1/predictions, /v1/tickers and /v1/review."""
+"""GET /v1/predictions and /v1/tickers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from litestar.params import FromQuery, PathParameter, QueryParameter
 from services.gateway import queries
 from services.gateway.core import SafeRequest, gateway_of
 from services.gateway.problems import SPECS, Problem, invalid, no_nul
-from services.gateway.queries import Filter, Latest, PredictionView, ReviewItem, Window
+from services.gateway.queries import Filter, Latest, PredictionView, Window
 from services.runtime import now_ms
 from services.stream.events import LAST_MS, Label
 
@@ -115,14 +115,6 @@ async def get_windows(request: SafeRequest, ticker: _Id, start: _From = None, en
     since = upto - queries.DAY_MS if since is None else since
     found = await gateway_of(request).pool.run(lambda cursor: queries.windows(cursor, ticker, since, upto, MAX_WINDOWS))
     return Windows(ticker, found)
-
-
-@get("/v1/review", responses=SPECS, tags=["feedback"])
-async def get_review(
-    request: SafeRequest, limit: Annotated[int, QueryParameter(ge=1, le=200)] = 20
-) -> list[ReviewItem]:
-    """What a person's word would help: half drawn at random to measure by, half the most uncertain to learn from."""
-    return await gateway_of(request).pool.run(lambda cursor: queries.review(cursor, limit))
 
 
 def _time(name: str, given: str | None) -> int | None:

@@ -146,13 +146,13 @@ class Engine:
         """As `score`, for a caller who may give up before the answers are there."""
         return Scoring(self, list(_submitted(self.runtime, texts, priority)))
 
-    def embed(self, texts: Sequence[str]) -> np.ndarray:
+    def embed(self, texts: Sequence[str], priority: Priority = Priority.STREAM) -> np.ndarray:
         """Features float32[n, d], what a head is trained on.
 
         Raises:
             Rejected: a text can't be tokenised.
         """
-        return embed(self.runtime, texts)
+        return embed(self.runtime, texts, priority)
 
     def probabilities(self, features: np.ndarray) -> np.ndarray:
         """float32[n, d] → float64[n, 3]."""
@@ -269,14 +269,14 @@ def _submitted(runtime: Runtime, texts: Sequence[str], priority: Priority) -> It
         yield _Chunk(tokens, runtime.lanes.submit(windows, priority))
 
 
-def embed(runtime: Runtime, texts: Sequence[str]) -> np.ndarray:
+def embed(runtime: Runtime, texts: Sequence[str], priority: Priority = Priority.STREAM) -> np.ndarray:
     """Features float32[n, d] of texts, without a model; of a text in windows those of its first.
 
     Raises:
         Rejected: a text can't be tokenised or encoded.
     """
     found = []
-    for tokens, pending in list(_submitted(runtime, texts, Priority.STREAM)):
+    for tokens, pending in list(_submitted(runtime, texts, priority)):
         features, failed = pending.result()
         for why in (*(one for one in tokens if isinstance(one, Rejected)), *failed.values()):
             raise why

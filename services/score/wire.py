@@ -46,6 +46,15 @@ class Scores(msgspec.Struct, frozen=True):
     scores: list[Score]
 
 
+class Features(msgspec.Struct, frozen=True):
+    """What the encoder named by `encoder` makes of texts, in the order in which they were sent: `values` is
+    float16[n, width], little-endian, row by row (in JSON, base64)."""
+
+    encoder: str
+    width: int
+    values: bytes
+
+
 class Token(msgspec.Struct, frozen=True):
     """A word, number or mark of a text, as the model's tokenizer divides it.
 

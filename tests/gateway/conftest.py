@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import re
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import numpy as np
 import pytest
 from gateway_kit import Running, Start
 
@@ -52,6 +54,7 @@ def scorer() -> Iterator[ThreadingHTTPServer]:
             found = {
                 "/score": lambda: {"scores": [score for _ in asked["texts"]]},
                 "/explain": lambda: score | explanation(asked["text"], asked["label"]),
+                "/features": lambda: features(asked["texts"]),
             }[self.path]()
             body = json.dumps({"model": "base-1", "epoch": 1, **found}).encode()
             status, body = getattr(self.server, "answer", None) or (200, body)
@@ -69,6 +72,12 @@ def scorer() -> Iterator[ThreadingHTTPServer]:
     yield server
     server.shutdown()
     server.server_close()
+
+
+def features(texts: list[str]) -> dict[str, Any]:
+    """Two numbers of a text: its length, and 100 where it speaks of oil."""
+    rows = np.array([[len(text), 100 * ("oil" in text)] for text in texts], "<f2")
+    return {"encoder": "stub", "width": 2, "values": base64.b64encode(rows.tobytes()).decode()}
 
 
 def explanation(text: str, label: str | None) -> dict[str, Any]:

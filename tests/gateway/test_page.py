@@ -162,21 +162,128 @@ def test_a_click_on_the_label_shows_which_words_make_it(
     page.wait_for_selector(".toast >> text=it is odd")
 
 
-def test_texts_drawn_at_random_are_asked_about_one_by_one(page: Page, gateway: Running) -> None:
-    assert page.locator("#review").is_hidden()
-    held = [p for p in map(made, range(40)) if in_holdout(p.cluster)][:2]
-    free = [p for p in map(made, range(40)) if not in_holdout(p.cluster)][:2]
-    gateway.store(*held, *free)
-    page.reload()
-    for _ in held:
-        page.locator("#drawn .judge button", has_text="negative").click()
-        page.locator("#drawn .thanks").wait_for()
-    expect(page.locator("#review")).to_be_hidden()
-    page.locator(f'.card[data-prediction="{free[0].prediction_id}"] .judge button', has_text="negative").click()
-    page.locator(".card .thanks").wait_for()
+def on_desk(page: Page) -> str:
+    """The prediction that is asked about."""
+    found: str = page.locator("#asked .asked").get_attribute("data-prediction") or ""
+    return found
+
+
+def review(page: Page, gateway: Running, n: int = 8) -> None:
+    """Start, with `n` texts waiting that aren't held out, and look at the first."""
+    gateway.store(*[p for p in map(made, range(4 * n)) if not in_holdout(p.cluster)][:n])
+    page.click("#review-toggle")
+    page.wait_for_selector("#asked .asked")
+
+
+def given(gateway: Running) -> list[tuple[str, str]]:
+    """Prediction and label of every word so far, in no order."""
     events = [decode(Feedback, record.value) for record in gateway.records(topics.FEEDBACK)]
-    assert {event.prediction_id for event in events if event.sampled} == {p.prediction_id for p in held}
-    assert [event.prediction_id for event in events if not event.sampled] == [free[0].prediction_id]
+    return [(event.prediction_id, event.label) for event in events]
+
+
+def test_a_review_by_keys_alone(page: Page, gateway: Running) -> None:
+    review(page, gateway)
+    wanted = []
+    for key, label in (("1", "negative"), ("2", "neutral"), ("3", "positive"), ("Enter", "positive")):
+        wanted.append((on_desk(page), label))
+        page.keyboard.press(key)
+        expect(page.locator("#asked .asked")).not_to_have_attribute("data-prediction", wanted[-1][0])
+    skipped = on_desk(page)
+    page.keyboard.press("s")
+    expect(page.locator("#asked .asked")).not_to_have_attribute("data-prediction", skipped)
+    expect(page.locator("#progress")).to_have_text("4 done · 3 to go")
+    for _ in range(3):
+        wanted.append((on_desk(page), "neutral"))
+        page.keyboard.press("2")
+    expect(page.locator("#asked-none")).to_have_text("Nothing waits for a word of yours now.")
+    page.keyboard.press("u")
+    wanted[-1] = (wanted[-1][0], "negative")
+    assert on_desk(page) == wanted[-1][0]
+    page.keyboard.press("1")
+    page.click("#review-toggle")
+    expect(page.locator("#desk")).to_be_hidden()
+    page.wait_for_timeout(500)
+    assert sorted(given(gateway)) == sorted(wanted)
+    kinds = {decode(Feedback, record.value).kind for record in gateway.records(topics.FEEDBACK)}
+    assert kinds == {"correction", "confirmation"}
+
+
+def test_what_was_undone_was_never_sent(page: Page, gateway: Running) -> None:
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.url) if "/v1/feedback" in request.url else None)
+    review(page, gateway)
+    first = on_desk(page)
+    page.keyboard.press("1")
+    page.keyboard.press("u")
+    expect(page.locator("#asked .asked")).to_have_attribute("data-prediction", first)
+    page.keyboard.press("u")
+    assert on_desk(page) == first, "there is nothing more to undo"
+    page.wait_for_timeout(5_300)
+    assert sent == []
+    page.keyboard.press("3")
+    page.wait_for_timeout(5_300)
+    assert len(sent) == 1
+    page.keyboard.press("u")
+    assert on_desk(page) != first, "what was sent is said"
+    assert given(gateway) == [(first, "positive")]
+
+
+def test_keys_act_in_the_box_alone(page: Page, gateway: Running) -> None:
+    review(page, gateway)
+    first = on_desk(page)
+    page.focus("#ticker")
+    page.keyboard.type("123s")
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("1")
+    page.locator("#asked .text").click()
+    page.keyboard.press("Control+1")
+    assert on_desk(page) == first
+    page.locator("#answers [data-label=negative]").click()
+    expect(page.locator("#asked .asked")).not_to_have_attribute("data-prediction", first)
+    second = on_desk(page)
+    page.keyboard.press("Enter")  # on the button that was clicked
+    page.keyboard.press("2")
+    page.click("#review-toggle")
+    page.wait_for_timeout(500)
+    words = dict(given(gateway))
+    assert (words[first], words[second]) == ("negative", "negative") and len(words) == 3
+
+
+def test_a_review_that_breaks_off_loses_nothing(page: Page, gateway: Running) -> None:
+    review(page, gateway)
+    first = on_desk(page)
+    body = json.dumps({"status": 503, "detail": "the log is away"})
+    page.route("**/v1/feedback", lambda route: route.fulfill(status=503, body=body), times=1)
+    page.keyboard.press("1")
+    page.keyboard.press("2")
+    page.wait_for_selector(".toast >> text=the log is away")
+    assert on_desk(page) == first, "it comes back"
+    page.keyboard.press("3")
+    page.reload()
+    page.wait_for_timeout(500)
+    assert dict(given(gateway))[first] == "positive", "what was held back is sent when the page is left"
+    page.click("#review-toggle")
+    page.wait_for_selector("#asked .asked")
+    assert on_desk(page) not in dict(given(gateway))
+
+
+def test_the_box_is_accessible_and_shows_hostile_text_as_text(page: Page, gateway: Running) -> None:
+    review(page, gateway, 1)
+    (prediction,) = [p for p in map(made, range(4)) if not in_holdout(p.cluster)][:1]
+    gateway.execute("UPDATE text SET body = %s WHERE text_id = %s", HOSTILE, prediction.text_id)
+    page.reload()
+    page.click("#review-toggle")
+    page.wait_for_selector("#asked .asked")
+    assert page.locator("#asked .text").text_content() == HOSTILE
+    assert page.locator("#asked img, #asked script").count() == 0
+    tree = page.locator("#review").aria_snapshot()
+    for name in ("1 negative", "2 neutral", "3 positive", "s skip", "u undo"):
+        assert f'button "{name}"' in tree, tree
+    assert page.locator("#review-toggle").get_attribute("aria-expanded") == "true"
+    assert page.evaluate("document.activeElement.id") == "desk"
+    page.emulate_media(color_scheme="dark")
+    page.set_viewport_size({"width": 360, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
 def test_a_correction_that_is_refused_can_be_tried_again(page: Page, gateway: Running) -> None:
@@ -287,7 +394,7 @@ def test_a_readers_page_offers_no_judgement(asked: tuple[Page, Running], databas
     page.wait_for_timeout(1_200)
     unlock(page, key)
     page.wait_for_selector(".card")
-    assert page.locator(".card .judge").is_hidden()
+    assert page.locator(".card .judge").is_hidden() and page.locator("#review").is_hidden()
 
 
 def test_a_page_whose_key_is_revoked_asks_again_and_goes_on(asked: tuple[Page, Running], database: str) -> None:

@@ -1,4 +1,4 @@
-"""What is stored, page by page; tickers, windows, reviews."""
+"""What is stored, page by page; tickers, windows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import redis
 from gateway_kit import Running, body_of, made, problem
 
 from services.stream.errors import Transient
-from services.stream.events import in_holdout
 
 
 def walk(gateway: Running, **query: Any) -> list[str]:
@@ -118,28 +117,6 @@ def test_windows(gateway: Running) -> None:
         "closed": True, "revision": 1,
     }  # fmt: skip
     assert gateway.client.get("/v1/tickers/ACME/windows").json()["windows"] == []
-
-
-def test_review_draws_from_the_held_out_and_asks_about_the_uncertain_of_the_rest(gateway: Running) -> None:
-    held = [p for p in map(made, range(60)) if in_holdout(p.cluster)]
-    sure = [p for p in map(made, range(60)) if not in_holdout(p.cluster)]
-    odd: dict[str, Any] = {"probabilities": (0.34, 0.33, 0.33), "label": "negative"}
-    unsure = [p for p in (made(n, **odd) for n in range(100, 140)) if not in_holdout(p.cluster)][:4]
-    gateway.store(*held, *sure, *unsure)
-    asked, unasked, judged = held[0], held[1], unsure[0]
-    for number, (prediction, sampled) in enumerate(((asked, True), (unasked, False), (judged, False))):
-        gateway.execute(
-            "INSERT INTO feedback VALUES (%s, %s, 't', 'confirmation', 'negative', 'a', %s, 0)",
-            f"f{number}", prediction.prediction_id, sampled,
-        )  # fmt: skip
-    items = gateway.client.get("/v1/review?limit=6").json()
-    assert [item["sampled"] for item in items] == [True] * 3 + [False] * 3
-    shown = [item["prediction"]["prediction_id"] for item in items]
-    assert set(shown[:3]) <= {p.prediction_id for p in held[1:]}
-    assert set(shown[3:]) == {p.prediction_id for p in unsure[1:]}
-    everything = gateway.client.get("/v1/review?limit=200").json()
-    assert {i["prediction"]["prediction_id"] for i in everything if i["sampled"]} == {p.prediction_id for p in held[1:]}
-    problem(gateway.client.get("/v1/review?limit=0"), 400)
 
 
 def test_a_query_that_takes_too_long_is_503(gateway: Running, monkeypatch: Any) -> None:

@@ -10,8 +10,10 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import httpx
+import numpy as np
 import pytest
 import torch
+from msgspec.json import decode
 
 from services.score import gradients
 from services.score.artifact import Model
@@ -20,7 +22,7 @@ from services.score.explain import Explainer
 from services.score.gradients import Gradients
 from services.score.http import ScoreServer
 from services.score.lanes import Priority
-from services.score.wire import MAX_CHARS, MAX_TEXTS
+from services.score.wire import MAX_CHARS, MAX_TEXTS, Features
 from services.stream.errors import Rejected, Transient
 
 
@@ -101,6 +103,18 @@ def test_answers_in_order(client: httpx.Client) -> None:
     answer = client.post("/score", json={"texts": ["one", "two"]})
     score = {"label": "neutral", "probabilities": [0.1, 0.8, 0.1], "truncated": False, "abstained": False}
     assert answer.json() == {"model": "m1", "epoch": 7, "scores": [score, score]}
+
+
+def test_features_are_those_a_head_is_trained_on(client: httpx.Client, holder: Holder, engine: Engine) -> None:
+    holder.held = Current(engine, "m2", 8)
+    texts = ["Profit rises to a record", "Net loss widens again at the group, which cuts its dividend"]
+    answer = decode(client.post("/features", json={"texts": texts}).content, type=Features)
+    rows = np.frombuffer(answer.values, "<f2").reshape(2, answer.width)
+    assert answer.encoder == engine.runtime.key
+    np.testing.assert_allclose(rows, engine.embed(texts), rtol=1e-3, atol=1e-2)
+    problem(client.post("/features", json={"texts": []}), 400)
+    holder.failure = Transient("no model is in service yet")
+    problem(client.post("/features", json={"texts": texts}), 503)
 
 
 def test_who_hangs_up_is_not_explained_to(

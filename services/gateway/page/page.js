@@ -7,9 +7,12 @@ const MAX_HELD = 500;
 const MAX_RAIL = 12;
 const SPARK_POINTS = 40;
 const CALM_RATE = 5; // arrivals a second up to which a card may take its time to appear
-const NEXT_MS = 1500; // between the thanks for one drawn text and the next
+const DESK = 5; // texts kept for this reader at a time
+const REFILL = 3; // fewer on the desk, and more are asked for
+const UNDO_MS = 5000; // longest that an answer is held back
 const RETRY_MS = 1500; // before a stream that broke is resumed
-const REVIEW_MS = 15000; // between two looks for a text to draw, while there is none
+const REVIEW_MS = 15000; // between two looks whether there is more to review
+const RENEW_MS = 240000; // after which what is on the desk is asked for again: it is kept for ten minutes
 const MEMORY = 5000; // ids remembered against doubles
 
 const $ = (id) => document.getElementById(id);
@@ -60,8 +63,8 @@ function ask(refused) {
   $("ask").showModal();
 }
 
-const send = (path, body) => call(path, {
-  method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body),
+const send = (path, body, keepalive = false) => call(path, {
+  method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), keepalive,
 });
 
 async function enter() {
@@ -75,7 +78,6 @@ async function enter() {
   $("annotator").textContent = speaker?.name ?? annotator;
   $("made-up").hidden = Boolean(key);
   document.body.dataset.may = speaker?.role === "reader" ? "read" : "judge";
-  review();
   refresh();
 }
 
@@ -199,23 +201,24 @@ function offerJudgement(place, prediction, problem) {
   }
 }
 
+const named = () => (key ? {} : { annotator }); // a key has a name of its own
+const give = (prediction, label, keepalive = false) => send("/v1/feedback", {
+  prediction_id: prediction.prediction_id,
+  text_id: prediction.text_id,
+  kind: label === prediction.label ? "confirmation" : "correction",
+  label,
+  ...named(),
+}, keepalive);
+
 async function judge(place, prediction, label) {
   for (const button of place.querySelectorAll("button")) button.disabled = true;
   let problem = "The gateway does not answer; try again.";
   try {
-    const response = await send("/v1/feedback", {
-      prediction_id: prediction.prediction_id,
-      text_id: prediction.text_id,
-      kind: label === prediction.label ? "confirmation" : "correction",
-      label,
-      ...(!key && { annotator }), // a key has a name of its own
-      sampled: prediction.sampled ?? false,
-    });
+    const response = await give(prediction, label);
     if (response.ok) {
       const thanks = make("span", "thanks", `${label} — thanks, recorded`);
       thanks.setAttribute("role", "status");
       place.replaceChildren(thanks);
-      if (prediction.sampled) setTimeout(review, NEXT_MS);
       return;
     }
     problem = (await response.json()).detail ?? problem;
@@ -223,23 +226,145 @@ async function judge(place, prediction, label) {
   offerJudgement(place, prediction, problem);
 }
 
-// ── one text drawn at random at a time, for an unbiased word ─────────────────────────────────────────────────────────
-const asked = new Set();
-async function review() {
-  $("review").hidden = true;
-  try {
-    const response = await call("/v1/review?limit=20");
-    const items = response.ok ? await response.json() : [];
-    const drawn = items.find((item) => item.sampled && !asked.has(item.prediction.prediction_id));
-    if (!drawn) return;
-    asked.add(drawn.prediction.prediction_id);
-    const node = card({ ...drawn.prediction, sampled: true }, false);
-    node.className = "drawn";
-    $("drawn").replaceChildren(node);
-    $("review").hidden = false;
-  } catch { /* asked again below */ }
+// ── the review queue: texts that are kept for this reader, one at a time ─────────────────────────────────────────────
+// An answer is held back for a moment, and sent with the next one at the latest: to undo it is never to have sent it.
+let queue = []; // leases, the one on the desk first
+let last = null; // the answer that is held back: { lease, label, timer }
+let done = 0;
+let beside = 0; // texts that wait for anybody
+let asking = null;
+let askedAt = 0;
+const handled = new Set(); // leases that were answered or passed here
+const reviewing = () => !$("desk").hidden;
+
+function refill() {
+  askedAt = performance.now();
+  asking ??= askForMore().finally(() => { asking = null; show(); });
 }
-setInterval(() => $("review").hidden && !document.hidden && !$("ask").open && review(), REVIEW_MS);
+
+async function askForMore() {
+  try {
+    const response = await send("/v1/review/leases", { count: DESK, ...named() });
+    const answer = await response.json();
+    if (!response.ok) return void (response.status === 401 || toast("No texts to review", answer.detail));
+    const mine = answer.leases.filter(({ lease }) => !handled.has(lease));
+    const kept = queue.filter(({ lease }) => mine.some((other) => other.lease === lease));
+    queue = [...kept, ...mine.filter(({ lease }) => !kept.some((other) => other.lease === lease))];
+    beside = answer.waiting;
+  } catch { /* the line to the gateway broke: it is asked again by the clock below */ }
+}
+
+let onDesk = "";
+function show() {
+  const [first] = queue;
+  if ((first?.lease ?? "") !== onDesk) $("asked").replaceChildren(...(first ? [asked(first)] : []));
+  onDesk = first?.lease ?? "";
+  $("asked-none").hidden = Boolean(first);
+  $("asked-none").textContent = asking ? "Looking for texts…" : "Nothing waits for a word of yours now.";
+  // Not `disabled`: a button that has the focus would lose it, and with it the keys.
+  for (const button of $("answers").children) button.setAttribute("aria-disabled", String(!(button.id === "undo" ? last : first)));
+  $("progress").textContent = reviewing() ? `${done} done · ${queue.length + beside} to go` : "";
+}
+
+function asked({ prediction }) {
+  const node = card(prediction, false);
+  node.className = "asked";
+  node.querySelector(".judge").remove();
+  for (const button of $("answers").querySelectorAll("[data-label]")) {
+    button.toggleAttribute("data-agrees", button.dataset.label === prediction.label);
+  }
+  return node;
+}
+
+function leave(lease) {
+  queue = queue.filter((other) => other !== lease);
+  handled.add(lease.lease);
+  if (queue.length < REFILL) refill();
+}
+
+function bringBack(lease) {
+  handled.delete(lease.lease);
+  queue.unshift(lease);
+  done -= 1;
+}
+
+function say(label) {
+  const [lease] = queue;
+  if (!lease) return;
+  flush();
+  last = { lease, label, timer: setTimeout(flush, UNDO_MS) };
+  done += 1;
+  leave(lease);
+  show();
+}
+
+function pass() {
+  const [lease] = queue;
+  if (!lease) return;
+  call(`/v1/review/leases/${lease.lease}`, { method: "DELETE" }).catch(() => { /* it runs out by itself */ });
+  leave(lease);
+  show();
+}
+
+function undo() {
+  if (!last) return;
+  clearTimeout(last.timer);
+  bringBack(last.lease);
+  last = null;
+  show();
+}
+
+// Sends what is held back. What the gateway can't take now comes back to the desk.
+async function flush() {
+  if (!last) return;
+  const { lease, label, timer } = last;
+  clearTimeout(timer);
+  last = null;
+  show();
+  let problem = "The gateway does not answer; try again.";
+  try {
+    const response = await give(lease.prediction, label, true);
+    if (response.ok) return;
+    problem = (await response.json()).detail ?? problem;
+    if (![401, 429].includes(response.status) && response.status < 500) return void toast("Not taken", problem);
+  } catch { /* the line broke: said below */ }
+  toast("Not recorded", problem);
+  bringBack(lease);
+  show();
+}
+
+$("review-toggle").addEventListener("click", () => {
+  const begins = !reviewing();
+  $("desk").hidden = !begins;
+  $("review-hint").hidden = begins;
+  $("review-toggle").textContent = begins ? "Stop" : "Start";
+  $("review-toggle").setAttribute("aria-expanded", String(begins));
+  flush();
+  if (begins) {
+    refill();
+    $("desk").focus();
+  }
+  show();
+});
+
+const ACTS = { 1: () => say("negative"), 2: () => say("neutral"), 3: () => say("positive"), s: pass, u: undo };
+for (const button of $("answers").children) {
+  button.addEventListener("click", () => ACTS[button.getAttribute("aria-keyshortcuts")]());
+}
+// Keys of one character act only while the focus is in the box (WCAG 2.1.4).
+$("desk").addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
+  const confirms = event.key === "Enter" && queue.length && !event.target.closest("button, a");
+  const act = confirms ? () => say(queue[0].prediction.label) : ACTS[event.key.toLowerCase()];
+  if (!act) return;
+  event.preventDefault();
+  act();
+});
+setInterval(() => {
+  const stale = performance.now() - askedAt > RENEW_MS;
+  if (reviewing() && !document.hidden && !$("ask").open && (stale || queue.length < REFILL)) refill();
+}, REVIEW_MS);
+window.addEventListener("pagehide", flush);
 
 // ── the flow of predictions ──────────────────────────────────────────────────────────────────────────────────────────
 function arrive(prediction) {
