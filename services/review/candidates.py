@@ -91,7 +91,8 @@ def _words(cursor: Cursor, texts: Sequence[str]) -> defaultdict[str, dict[str, _
     """By text: each one's last word, and whether any of theirs was drawn at random."""
     found: defaultdict[str, dict[str, _Word]] = defaultdict(dict)
     cursor.execute(
-        "SELECT text_id, annotator, label, sampled FROM feedback WHERE text_id = ANY(%s) ORDER BY position",
+        "SELECT text_id, annotator, label, sampled FROM feedback f WHERE text_id = ANY(%s) AND label IS NOT NULL"
+        " AND NOT EXISTS (SELECT FROM feedback w WHERE w.withdraws = f.feedback_id) ORDER BY position",
         (list(texts),),
     )
     for text, annotator, label, sampled in cursor.fetchall():
