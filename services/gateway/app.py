@@ -12,7 +12,7 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.types import ASGIApp
 
-from services.gateway import access, assets, health, judgements, models, reads, stream, texts
+from services.gateway import access, assets, health, judgements, models, reads, stream, texts, training
 from services.gateway.core import Gateway, SafeRequest
 from services.gateway.edge import Edge
 from services.gateway.names import answered
@@ -32,6 +32,7 @@ ROUTES: Final[dict[Role, tuple[HTTPRouteHandler, ...]]] = {
         models.get_models,
         models.get_model,
         models.get_ledger,
+        training.get_training,
         health.get_status,
         health.get_metrics,
         stream.stream,

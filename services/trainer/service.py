@@ -1,6 +1,6 @@
-"""The trainer: takes the retraining queue in, and trains when enough of it has come.
+"""The trainer: takes the retraining queue in, and trains when a trigger asks for it.
 
-Two threads: the consumer loop writes `training.examples` into rows; the other looks at the trigger and trains. Training
+Two threads: the consumer loop writes `training.examples` into rows; the other looks at the triggers and trains. Training
 takes no consumer's time, so membership is kept however long it lasts.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from typing import Final
@@ -22,10 +23,14 @@ from services.stream.database import transaction
 from services.stream.errors import Rejected, Transient
 from services.stream.events import Example, decode
 from services.stream.loop import Answer, Backoff
+from services.trainer import evaluations, observed, triggers
+from services.trainer.evaluations import Evaluation
 from services.trainer.run import train_once
 
 GROUP: Final = "trainer"
 LOOK_EVERY_S: Final = 1.0
+EVALUATE_EVERY_S: Final = 10.0
+"""How often the triggers are evaluated while no label comes; each new one has them evaluated at the next look."""
 
 log = logging.getLogger(__name__)
 
@@ -63,28 +68,34 @@ def keep(records: Sequence[Record], cursor: Cursor) -> Sequence[Answer]:
                 e.sampled,
                 e.holdout,
                 e.given,
+                record.partition,
+                record.offset,
             )
         )
     if rows:
         execute_values(
             cursor,
             "INSERT INTO example (example_id, feedback_id, prediction_id, text_id, cluster, predicted, label, model,"
-            " epoch, annotator, sampled, holdout, given) VALUES %s ON CONFLICT DO NOTHING",
+            " epoch, annotator, sampled, holdout, given, log_partition, log_offset) VALUES %s ON CONFLICT DO NOTHING",
             rows,
         )
     return answers
 
 
 def watch(context: Context) -> None:
-    """Train whenever the trigger says so, until stopped."""
+    """Train whenever a trigger says so, until stopped."""
     backoff = Backoff(context.stop)
+    seen, due = -1, 0.0
     while not context.stop.wait(LOOK_EVERY_S):
         try:
             fresh = waiting(context)
             context.detail = {"examples_waiting": fresh, "retrain_after": context.settings.retrain_after}
-            if fresh >= context.settings.retrain_after:
-                context.state = "training"
-                train_once(context.settings, "volume", log.info)
+            if fresh != seen or time.monotonic() >= due:
+                seen, due = fresh, time.monotonic() + EVALUATE_EVERY_S
+                found = evaluate(context)
+                if found.train:
+                    context.state = "training"
+                    train_once(context.settings, found.trigger, log.info)
             context.state = "waiting"
             backoff.reset()
         except Transient as error:
@@ -98,9 +109,13 @@ def watch(context: Context) -> None:
 def waiting(context: Context) -> int:
     """Trainable examples that came since the last run that came to its end."""
     with closing(context.connect()) as connection, transaction(connection), connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT count(*) FROM example WHERE NOT holdout"
-            " AND position > (SELECT coalesce(max(upto), 0) FROM training_run WHERE state IN ('promoted', 'refused'))"
-        )
-        (count,) = cursor.fetchone() or (0,)
-        return int(count)
+        return observed.fresh(cursor)
+
+
+def evaluate(context: Context) -> Evaluation:
+    """Look at the triggers, and write down what they say."""
+    with closing(context.connect()) as connection, transaction(connection), connection.cursor() as cursor:
+        found = triggers.evaluate(observed.read(cursor), context.settings)
+        if evaluations.record(cursor, found):
+            log.info("train? %s", found.reason)
+        return found
