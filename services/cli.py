@@ -509,8 +509,8 @@ def train(context: click.Context, recipe: str, data: str | None, encoder: str | 
     so far, the shipped anchor set and the champion's own answers. `tickerloop models promote` puts it in service where
     the gate had too little to judge it by, as in a language that nobody has corrected yet.
 
-    With --base, texts with labels of yours are replayed beside the shipped anchor set, so that what they stand for isn't
-    forgotten: columns (or keys) text and label, which is negative, neutral or positive; at most 5,000 rows are taken.
+    With --base, labelled texts of yours are replayed beside the shipped anchor set, so that what they stand for isn't
+    forgotten: columns (or keys) text and label, which is negative, neutral or positive; at most 5,000 rows.
     """
     if context.invoked_subcommand:
         return

@@ -71,8 +71,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     retrain_cooldown_s: Annotated[int, Meta(ge=0)] = 300
     """Least time from the end of a training to the next that isn't asked for by a person."""
     retrain_below: Annotated[float, Meta(ge=0, le=1)] = 0.65
-    """Share of right answers, among those reviewed at random, below which (with 95 % confidence) the champion is trained
-    anew; 0 never."""
+    """Share of right answers, among those reviewed at random, below which (with 95 % confidence) the champion is
+    trained anew; 0 never."""
     host: str = "127.0.0.1"
     """Address that the gateway, the score worker and the metrics listen on. Beyond loopback the gateway starts only
     where there is an API key (`tickerloop keys`)."""

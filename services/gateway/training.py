@@ -22,9 +22,7 @@ class Training(msgspec.Struct, frozen=True):
 
 
 @get("/v1/training", responses=SPECS, tags=["models"])
-async def get_training(
-    request: SafeRequest, limit: Annotated[int, QueryParameter(ge=1, le=1_000)] = 10
-) -> Training:
+async def get_training(request: SafeRequest, limit: Annotated[int, QueryParameter(ge=1, le=1_000)] = 10) -> Training:
     """Why the trainer trains, or why not, with the numbers."""
 
     def find(cursor: Cursor) -> Training:

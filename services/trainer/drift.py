@@ -1,10 +1,10 @@
 """How far a champion's stream has moved from what it was when it began: in confidence, labels, languages and sources.
 
-The population stability index, Σ (q − p) · ln(q / p) over the shares p and q of at most ten bins, which measures how far,
+The population stability index, Σ (q − p) · ln(q / p) over the shares p and q of at most ten bins, measures how far,
 not how surely: by the usual reading a shift is none below 0.1 and large above 0.25 (Siddiqi 2006, "Credit Risk
 Scorecards"). Two windows of n independent texts of one stream differ by 2/n · χ² with 9 degrees of freedom (Yurdakul &
-Naranjo 2020): at `WINDOW` that is 0.009 in the mean and above 0.25 never. Feeds come in bursts, though, and b like texts
-in a row count as one: ops/decisions/0021-dataset.md has what that does.
+Naranjo 2020): at `WINDOW` that is 0.009 in the mean and never above 0.25. Feeds come in bursts, though, and b like
+texts in a row count as one: ops/decisions/0021-dataset.md has what that does.
 """
 
 from __future__ import annotations
@@ -69,4 +69,5 @@ def _shares(values: Sequence[str], frequent: Sequence[str]) -> np.ndarray:
     counts = Counter(values)
     found = [counts[value] for value in frequent]
     bins = np.array([*found, len(values) - sum(found)], float) + 0.5
-    return bins / bins.sum()
+    shares: np.ndarray = bins / bins.sum()
+    return shares

@@ -34,7 +34,7 @@ class Numbers(msgspec.Struct, frozen=True, kw_only=True):
     running: bool
     right: int
     sampled: int
-    """The champion's last answers that were reviewed at random, at most `observed.REVIEWED`, and how many were right."""
+    """The champion's last answers that were reviewed at random, at most `observed.REVIEWED`, and how many are right."""
     held_out: int
     """Held-out texts with labels that measure."""
     look: int

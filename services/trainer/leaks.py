@@ -10,10 +10,10 @@ from typing import Final, NamedTuple
 
 from psycopg2.extensions import cursor as Cursor
 
-from services.clean.canonical import canonical
 from services.stream.errors import Misconfigured
 from services.stream.events import in_holdout
 from services.trainer.anchors import anchors
+from services.trainer.copies import said
 from services.trainer.dataset import Dataset
 
 SHOWN: Final = 10
@@ -73,7 +73,7 @@ def _shared(teaching: Iterable[_Text], measuring: Iterable[_Text]) -> Iterable[s
 
 def _names(text: _Text) -> set[tuple[str, ...]]:
     named = {("id", text.text_id), ("cluster", text.cluster)} - {("id", ""), ("cluster", "")}
-    return named | {("says", *canonical(text.text).tokens)}
+    return named | {("says", *said(text.text))}
 
 
 def _told(leak: Leak) -> str:

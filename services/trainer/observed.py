@@ -17,16 +17,15 @@ LOCK: Final = lock_key("training")
 REVIEWED: Final = 500
 """The newest random reviews, which tell how the champion does now."""
 
-_DECIDED: Final = "state IN ('promoted', 'refused')"
 _FRESH: Final = (
-    "FROM example WHERE NOT holdout AND position >"
-    f" (SELECT coalesce(max(upto), 0) FROM training_run WHERE {_DECIDED})"
+    "FROM example WHERE NOT holdout"
+    " AND position > (SELECT coalesce(max(upto), 0) FROM training_run WHERE state IN ('promoted', 'refused'))"
 )
 
 
 def fresh(cursor: Cursor) -> int:
     """Labels to learn from that came since the last run that came to its decision."""
-    cursor.execute(f"SELECT count(*) {_FRESH}")  # noqa: S608 (a constant)
+    cursor.execute(f"SELECT count(*) {_FRESH}")
     return int(_one(cursor)[0])
 
 
@@ -34,11 +33,11 @@ def read(cursor: Cursor) -> Numbers:
     """Everything that `triggers.evaluate` takes."""
     champion = registry.champion(cursor)
     epoch = champion.epoch if champion else 0
-    cursor.execute(f"SELECT count(*), count(*) FILTER (WHERE label <> predicted), min(given) {_FRESH}")  # noqa: S608
+    cursor.execute(f"SELECT count(*), count(*) FILTER (WHERE label <> predicted), min(given) {_FRESH}")
     new, contradicting, oldest = _one(cursor)
     cursor.execute(
-        f"SELECT max(finished) FILTER (WHERE {_DECIDED}),"  # noqa: S608 (a constant)
-        f" max(finished) FILTER (WHERE {_DECIDED} OR detail->>'error' <> 'killed') FROM training_run"
+        "SELECT max(finished) FILTER (WHERE state IN ('promoted', 'refused')),"
+        " max(finished) FILTER (WHERE state <> 'failed' OR detail->>'error' <> 'killed') FROM training_run"
     )
     decided, ended = _one(cursor)
     cursor.execute(
@@ -81,18 +80,18 @@ def _running(cursor: Cursor) -> bool:
 def _drift(cursor: Cursor, epoch: int) -> tuple[int, Drift | None]:
     """How many predictions the champion has made, up to two windows, and how far its last are from its first."""
     cursor.execute(
-        "SELECT count(*) FROM (SELECT FROM prediction WHERE epoch = %s LIMIT %s) some", (epoch, 2 * WINDOW)
+        "SELECT count(*) FROM (SELECT FROM prediction WHERE epoch = %s LIMIT %s) counted", (epoch, 2 * WINDOW)
     )
     (count,) = _one(cursor)
     if count < 2 * WINDOW:
         return count, None
-    return count, drift(_window(cursor, epoch, "ASC"), _window(cursor, epoch, "DESC"))
+    return count, drift(_window(cursor, epoch, newest=False), _window(cursor, epoch, newest=True))
 
 
-def _window(cursor: Cursor, epoch: int, order: str) -> Window:
+def _window(cursor: Cursor, epoch: int, newest: bool) -> Window:
     cursor.execute(
-        "SELECT greatest(negative, neutral, positive), label, language, source FROM prediction WHERE epoch = %s"
-        f" ORDER BY position {order} LIMIT %s",
+        "SELECT greatest(negative, neutral, positive), label, language, source FROM prediction WHERE epoch = %s"  # noqa: S608
+        f" ORDER BY position {'DESC' if newest else 'ASC'} LIMIT %s",
         (epoch, WINDOW),
     )
     return Window(*zip(*cursor.fetchall(), strict=True))

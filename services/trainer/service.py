@@ -1,7 +1,7 @@
 """The trainer: takes the retraining queue in, and trains when a trigger asks for it.
 
-Two threads: the consumer loop writes `training.examples` into rows; the other looks at the triggers and trains. Training
-takes no consumer's time, so membership is kept however long it lasts.
+Two threads: the consumer loop writes `training.examples` into rows; the other looks at the triggers and trains.
+Training takes no consumer's time, so membership is kept however long it lasts.
 """
 
 from __future__ import annotations

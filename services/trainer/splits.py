@@ -1,7 +1,7 @@
 """The border between what teaches and what measures: no story lies on both sides of it.
 
-Who measures is decided by the hash of a text's cluster, before anyone labels it, so the holdout only grows. What is told
-on both sides leaves the side where it does less harm: what teaches, unless a run has learned it already.
+Who measures is decided by the hash of a text's cluster, before anyone labels it, so the holdout only grows. What is
+told on both sides leaves the one that teaches, unless a run has learned it already.
 """
 
 from __future__ import annotations

@@ -15,13 +15,16 @@ from services.terminal import database, show
 
 
 @click.command()
-@click.option("--limit", default=10, show_default=True, type=click.IntRange(1, 1_000), help="how many, the newest first")
+@click.option(
+    "--limit", default=10, show_default=True, type=click.IntRange(1, 1_000), help="how many, the newest first"
+)
 @click.option("--json", "as_json", is_flag=True, help="for scripts")
 def why(limit: int, as_json: bool) -> None:
     """Why the trainer trains, or why not: its last looks at the triggers, with their numbers.
 
-    A run is asked for by enough new labels, by time, by drift of the stream, or by a live accuracy that is too low; a run
-    under way, the cool-down, and labels that can't matter yet stand against it. `tickerloop train` trains all the same.
+    A run is asked for by enough new labels, by time, by drift of the stream, or by a live accuracy that is too low. A
+    run under way, the cool-down, and labels that can't matter yet stand against it. `tickerloop train` trains all the
+    same.
     """
     from services.trainer import evaluations
 

@@ -69,7 +69,12 @@ def test_a_dataset_is_read_again_from_the_log(settings: Settings) -> None:
     with closing(settings.open_bus("test")) as bus:
         bus.publish([example(name, number % 3) for number, name in enumerate(names)])
         # Told again in the same moment: the order within a partition decides.
-        bus.publish([example(name, (number + 1) % 3)._replace(value=_again(name, number)) for number, name in enumerate(names[:15])])
+        bus.publish(
+            [
+                example(name, (number + 1) % 3)._replace(value=_again(name, number))
+                for number, name in enumerate(names[:15])
+            ]
+        )
         taken(settings, 45)
         with database(settings) as cursor:
             first = manifest.of(assemble(cursor))
@@ -216,7 +221,10 @@ def test_a_trigger_trains_once_and_the_commands_tell_why(desk: Bench) -> None:
     newest, oldest = json.loads(why("--json"))[0], json.loads(why("--json"))[-1]
     assert oldest["reason"].startswith("yes, by volume: 10 of 10 new labels; ")
     assert oldest["numbers"]["held_out"] == 40 and 0 <= now_ms() - oldest["at"] < 300_000
-    assert newest["reason"].startswith("no: 0 of 10 new labels; nothing new") and "the cool-down ends in" in newest["reason"]
+    assert (
+        newest["reason"].startswith("no: 0 of 10 new labels; nothing new")
+        and "the cool-down ends in" in newest["reason"]
+    )
     lines = why("--limit", "1").splitlines()
     assert len(lines) == 1 and newest["reason"] in lines[0]
 

@@ -149,7 +149,7 @@ def test_a_leak_refuses_the_run_on_record_and_nothing_is_learned(labelled: Bench
         " VALUES ('leak', 'w', 'p', %s, %s, 'neutral', 'positive', 'm1', 1, 'ana', false, false, 1) RETURNING 1",
         held_out, held_out,
     )  # fmt: skip
-    with pytest.raises(Misconfigured, match="nothing is trained: held out, yet taught: leak$"):
+    with pytest.raises(Misconfigured, match=r"nothing is trained: held out, yet taught: leak$"):
         run.train_once(labelled.settings, "volume", lambda _: None)
     ((state, detail, kept),) = labelled.rows("SELECT state, detail, manifest FROM training_run")
     assert state == "failed" and "held out, yet taught: leak" in detail["error"] and kept is None

@@ -21,7 +21,9 @@ def words(number: int) -> str:
     return " ".join(f"{word}{number * 31 % (7 + place)}x{number}" for place, word in enumerate(WORDS[:6]))
 
 
-def text(cursor: Cursor, text_id: str, body: str, *, cluster: str | None = None, at: int = 1, source: str = "wire") -> None:
+def text(
+    cursor: Cursor, text_id: str, body: str, *, cluster: str | None = None, at: int = 1, source: str = "wire"
+) -> None:
     cursor.execute(
         "INSERT INTO text (text_id, cluster, body, source, language, marks, event_time, received)"
         " VALUES (%s, %s, %s, %s, 'en', '{}', %s, 0)",
@@ -29,7 +31,9 @@ def text(cursor: Cursor, text_id: str, body: str, *, cluster: str | None = None,
     )
 
 
-def said(cursor: Cursor, text_id: str, label: Label = "positive", *, sampled: bool | None = None, given: int = 1) -> None:
+def said(
+    cursor: Cursor, text_id: str, label: Label = "positive", *, sampled: bool | None = None, given: int = 1
+) -> None:
     """One reader's word on a text that is there; of a held-out text from the random share."""
     holdout = in_holdout(text_id)
     cursor.execute("SELECT count(*) FROM example")

@@ -33,11 +33,23 @@ def test_csv_and_json_lines_say_the_same(tmp_path: Path) -> None:
     [
         ("a.csv", "text,label\nup,positive\ndown,bad\n,neutral\n", "line 3: the label is 'bad', not one of negative,"),
         ("a.csv", "text,label\nup,positive\ndown,bad\n,neutral\n", "line 4: the text is empty"),
-        ("a.csv", "text,label\n" + "up,2\n" * 7, "line 4: the label is '2', not one of negative, neutral, positive, and 4"),
-        ("a.csv", "text,mood\nup,positive\n", "a.csv has no column or key `label`; it is to say negative, neutral, positive"),
+        (
+            "a.csv",
+            "text,label\n" + "up,2\n" * 7,
+            "line 4: the label is '2', not one of negative, neutral, positive, and 4",
+        ),
+        (
+            "a.csv",
+            "text,mood\nup,positive\n",
+            "a.csv has no column or key `label`; it is to say negative, neutral, positive",
+        ),
         ("a.csv", "label,mood\nup,positive\n", "no column holds the text"),
         ("a.jsonl", '{"text": "up", "label": 2}\n', "line 1: the label is no text, not one of negative"),
-        ("a.jsonl", '{"text": "up", "label": "positive"}\n{"text": 1, "label": "neutral"}\n', "line 2: the text is of type"),
+        (
+            "a.jsonl",
+            '{"text": "up", "label": "positive"}\n{"text": 1, "label": "neutral"}\n',
+            "line 2: the text is of type",
+        ),
         ("a.txt", "up\n", "--base takes CSV, JSON lines or Parquet"),
         ("a", "up\n", "doesn't tell the format"),
     ],

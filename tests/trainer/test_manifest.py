@@ -1,4 +1,4 @@
-"""The manifest: ids only, the same for the same content, stored by its hash, found by run or hash, refused when altered."""
+"""The manifest: ids only, equal for equal content, found by run or hash, refused when altered."""
 
 from __future__ import annotations
 
@@ -108,7 +108,9 @@ def test_a_measured_text_that_an_earlier_run_learned_refuses_the_next(cursor: Cu
     leaks.refuse(cursor, first)
     manifest.keep(cursor, begun(cursor), manifest.of(first))
     leaks.refuse(cursor, assemble(cursor))
-    cursor.execute("UPDATE example SET holdout = true, sampled = true WHERE text_id = %s RETURNING example_id", (FREE[0],))
+    cursor.execute(
+        "UPDATE example SET holdout = true, sampled = true WHERE text_id = %s RETURNING example_id", (FREE[0],)
+    )
     (example,) = cursor.fetchone() or ("",)
     turned = assemble(cursor)
     with pytest.raises(Misconfigured) as refused:

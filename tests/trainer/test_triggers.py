@@ -14,7 +14,9 @@ from services.trainer.evaluations import Evaluation, Numbers
 
 NOW = 1_800_000_000_000
 HOUR = 3_600_000
-SETTINGS = Settings(database="", retrain_after=200, retrain_every_s=24 * 3_600, retrain_cooldown_s=300, retrain_below=0.65)
+SETTINGS = Settings(
+    database="", retrain_after=200, retrain_every_s=24 * 3_600, retrain_cooldown_s=300, retrain_below=0.65
+)
 QUIET = Numbers(
     at=NOW,
     fresh=143,
@@ -71,7 +73,7 @@ def test_each_trigger_starts_a_run(trigger: str, changes: dict[str, Any], says: 
         ({"drift": Drift(0.01, 0.24, 0.0, 0.03)}, "drift of labels 0.24 below 0.25"),
         ({"drift": None, "predictions": 1_200}, f"drift unknown: 1,200 of {2 * WINDOW:,} predictions"),
         ({"fresh": 49, "drift": Drift(1.0, 0.0, 0.0, 0.0)}, "above 0.25, but only 49 of 50 new labels for it"),
-        ({"right": 245}, "live accuracy 61.2% (56%–66%) not clearly below the bound of 65%"),
+        ({"right": 245}, "live accuracy 61.3% (56%–66%) not clearly below the bound of 65%"),
         ({"fresh": 49, "right": 200}, "below the bound of 65%, but only 49 of 50 new labels for it"),
         ({"right": 0, "sampled": 0}, "live accuracy unknown: no random review of this champion yet"),
     ],
