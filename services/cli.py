@@ -494,28 +494,42 @@ def models_verify() -> None:
     sys.exit(bool(problems))
 
 
-@main.command()
+@main.group(invoke_without_command=True)
 @click.option("--recipe", type=click.Choice(["loop", "bundled"]), default="loop", show_default=True)
 @click.option("--data", type=click.Path(exists=True, file_okay=False), help="bundled: folder of labelled sets")
 @click.option("--encoder", metavar="NAME", help="loop: another encoder, a folder or a model that Hugging Face has")
-def train(recipe: str, data: str | None, encoder: str | None) -> None:
+@click.option(
+    "--base", type=click.Path(exists=True, dir_okay=False), help="loop: labelled texts of yours to replay (CSV, JSONL)"
+)
+@click.pass_context
+def train(context: click.Context, recipe: str, data: str | None, encoder: str | None, base: str | None) -> None:
     """Train now: `loop` learns from the corrections and lets the gate decide, `bundled` makes the shipped model.
 
     With --encoder, a challenger is made on another encoder (safetensors, with a fast tokenizer): from the corrections
     so far, the shipped anchor set and the champion's own answers. `tickerloop models promote` puts it in service where
     the gate had too little to judge it by, as in a language that nobody has corrected yet.
+
+    With --base, labelled texts of yours are replayed beside the shipped anchor set, so that what they stand for isn't
+    forgotten: columns (or keys) text and label, which is negative, neutral or positive; at most 5,000 rows.
     """
+    if context.invoked_subcommand:
+        return
     if recipe == "bundled":
         if data is None:
             raise click.UsageError("--recipe bundled needs --data DIR")
         import_module("services.trainer.recipe").main(Path(data))
         return
+    from services.trainer import base as bases
+    from services.trainer import evaluations, observed, triggers
     from services.trainer.run import train_once
 
     def say(line: str) -> None:
         notes.print(line, highlight=False)
 
-    outcome = train_once(settings(), trigger="command", say=say, encoder=encoder)
+    replayed = bases.read(base) if base else bases.NO_BASE
+    with database() as cursor:
+        evaluations.record(cursor, triggers.by_command(observed.read(cursor)))
+    outcome = train_once(settings(), trigger="command", say=say, encoder=encoder, base=replayed)
     show(outcome)
 
 
@@ -553,7 +567,10 @@ def _mount() -> None:
     from services.ingest.cli import ingest
     from services.keys.cli import keys
     from services.labelstudio.cli import labels
+    from services.trainer.train_cli import manifest, why
 
+    train.add_command(why)
+    train.add_command(manifest)
     main.add_command(ingest)
     main.add_command(keys)
     main.add_command(annotators)

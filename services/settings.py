@@ -64,7 +64,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Most of a scorer's time that a shadow is at work, 0 to 1, and so the most by which it slows the champion. What it
     can't score in that time it leaves out."""
     retrain_after: int = 200
-    """New training examples that trigger a retraining."""
+    """New training examples that trigger a retraining. A quarter of it is enough where the stream has drifted or the
+    champion does badly."""
+    retrain_every_s: Annotated[int, Meta(gt=0)] = DAY_MS // 1000
+    """Longest time from one training to the next, where there is anything new to learn from."""
+    retrain_cooldown_s: Annotated[int, Meta(ge=0)] = 300
+    """Least time from the end of a training to the next that isn't asked for by a person."""
+    retrain_below: Annotated[float, Meta(ge=0, le=1)] = 0.65
+    """Share of right answers, among those reviewed at random, below which (with 95 % confidence) the champion is
+    trained anew; 0 never."""
     host: str = "127.0.0.1"
     """Address that the gateway, the score worker and the metrics listen on. Beyond loopback the gateway starts only
     where there is an API key (`tickerloop keys`)."""

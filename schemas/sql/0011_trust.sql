@@ -16,18 +16,6 @@ ALTER TABLE example ALTER COLUMN label DROP NOT NULL,
     ADD COLUMN role text NOT NULL DEFAULT 'local';
 CREATE INDEX example_withdrawn ON example (feedback_id) WHERE kind = 'withdrawal';
 
--- Words that weren't withdrawn. who: one annotator, as whom all names count that were given without keys.
-CREATE VIEW kept_word AS
-    SELECT e.example_id, e.position, e.prediction_id, e.text_id, e.cluster, e.kind, e.predicted, e.label, e.flag, e.model,
-        e.role, e.sampled, e.holdout, e.given, CASE e.role WHEN 'local' THEN 'local' ELSE e.annotator END AS who
-    FROM example e
-    WHERE e.kind <> 'withdrawal'
-        AND NOT EXISTS (SELECT 1 FROM example w WHERE w.kind = 'withdrawal' AND w.feedback_id = e.feedback_id);
--- Labels that count: each annotator's last on a story.
-CREATE VIEW word AS
-    SELECT DISTINCT ON (cluster, who) * FROM kept_word WHERE label IS NOT NULL
-    ORDER BY cluster, who, given DESC, position DESC;
-
 -- Answers to questions whose answer is known; they never become examples. gold: id in the shipped anchor set.
 CREATE TABLE gold_answer (
     feedback_id text PRIMARY KEY,

@@ -55,6 +55,7 @@ def main(seed: int, data: Path) -> int:
         models=os.environ.get(PREFIX + "MODELS", ""),
         port=0,
         retrain_after=RETRAIN_AFTER,
+        retrain_below=0,  # one run, with all that the readers give
         partitions=2,
     )
     try:

@@ -21,6 +21,8 @@ from services.stream.events import LABELS
 from services.trainer.anchors import anchors
 
 Decision = Literal["held", "released", "refused"]
+Before = Mapping[int, int]
+"""By partition of `training.examples`, the offset up to which words count."""
 
 MOST_OF_A_SET: Final = 0.5
 """Of three or more qualified annotators none carries alone more than this share of what is learned, nor more than twice an
@@ -57,9 +59,9 @@ class Taught(NamedTuple):
     """Its label is settled by trusted people, and one of them was shown it at random; whether it is held out is not asked."""
 
 
-def judgement(cursor: Cursor) -> Judgement:
-    """What the words say now; writes nothing."""
-    return _judged(words(cursor), every(cursor))
+def judgement(cursor: Cursor, before: Before | None = None) -> Judgement:
+    """What the words say, those `before` a cut or all; writes nothing."""
+    return _judged(words(cursor, before), every(cursor))
 
 
 def hold(cursor: Cursor, now: int) -> int:
@@ -85,12 +87,11 @@ def hold(cursor: Cursor, now: int) -> int:
     return changed
 
 
-def taught(cursor: Cursor, now: int) -> dict[str, Taught]:
-    """By the example that carries it, what each story may teach: after a look for words to set aside, without what trusted
-    people flagged, and with weights that nobody's share exceeds."""
-    hold(cursor, now)
-    judged = judgement(cursor)
-    flagged = _flagged(cursor, judged.trusted())
+def taught(cursor: Cursor, before: Before) -> dict[str, Taught]:
+    """By the example that carries it, what each story may teach by the words `before` a cut: without what trusted people
+    flagged, and with weights that nobody's share exceeds. What is set aside, and gold answers, are taken as they are now."""
+    judged = judgement(cursor, before)
+    flagged = _flagged(cursor, before, judged.trusted())
     stories = [story for story in judged.consensus if story.carrier and story.item not in flagged]
     cursor.execute("SELECT example_id FROM example WHERE holdout")
     held_out = {example for (example,) in cursor.fetchall()}
@@ -125,11 +126,12 @@ def every(cursor: Cursor) -> list[Quarantined]:
     return [Quarantined(*row) for row in cursor.fetchall()]
 
 
-def words(cursor: Cursor) -> list[Word]:
+def words(cursor: Cursor, before: Before | None = None) -> list[Word]:
     """The labels that count, and the answers to gold questions; in a fixed order."""
     cursor.execute(
-        "SELECT w.example_id, w.cluster, w.who, w.role, w.label, w.given, w.predicted, p.tickers, w.sampled FROM word w"
-        " LEFT JOIN prediction p USING (prediction_id) ORDER BY w.cluster, w.who"
+        "SELECT w.example_id, w.cluster, w.who, w.role, w.label, w.given, w.predicted, p.tickers, w.sampled"
+        " FROM words(%s, %s) w LEFT JOIN prediction p USING (prediction_id) ORDER BY w.cluster, w.who",
+        _arrays(before),
     )
     said = [
         Word(
@@ -146,6 +148,10 @@ def words(cursor: Cursor) -> list[Word]:
         for example, cluster, who, role, label, given, predicted, tickers, sampled in cursor.fetchall()
     ]
     return said + _answers(cursor)
+
+
+def _arrays(before: Before | None) -> tuple[list[int] | None, list[int] | None]:
+    return (None, None) if before is None else (list(before), list(before.values()))
 
 
 def _answers(cursor: Cursor) -> list[Word]:
@@ -167,8 +173,8 @@ def _judged(said: Sequence[Word], rows: Sequence[Quarantined]) -> Judgement:
     return trust.judge(said, silent, copied)
 
 
-def _flagged(cursor: Cursor, trusted: set[Voter]) -> set[str]:
-    cursor.execute("SELECT cluster, who, role FROM kept_word WHERE kind = 'flag'")
+def _flagged(cursor: Cursor, before: Before, trusted: set[Voter]) -> set[str]:
+    cursor.execute("SELECT cluster, who, role FROM kept_words(%s, %s) WHERE kind = 'flag'", _arrays(before))
     return {cluster for cluster, who, role in cursor.fetchall() if Voter(who, role != "annotator") in trusted}
 
 

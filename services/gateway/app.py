@@ -12,7 +12,7 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.types import ASGIApp
 
-from services.gateway import access, assets, health, judgements, models, reads, review, stream, texts, trusted
+from services.gateway import access, assets, health, judgements, models, reads, review, stream, texts, training, trusted
 from services.gateway.core import Gateway, SafeRequest
 from services.gateway.edge import Edge
 from services.gateway.names import answered
@@ -31,6 +31,7 @@ ROUTES: Final[dict[Role, tuple[HTTPRouteHandler, ...]]] = {
         models.get_models,
         models.get_model,
         models.get_ledger,
+        training.get_training,
         health.get_status,
         health.get_metrics,
         stream.stream,

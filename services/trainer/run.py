@@ -27,19 +27,14 @@ from services.stream.bus import Bus, Outgoing
 from services.stream.database import transaction
 from services.stream.errors import Misconfigured
 from services.stream.events import LABELS
-from services.stream.membership import lock_key
-from services.trainer import calibration, dataset, design, evidence, gate, registry
+from services.trainer import assembly, calibration, dataset, design, evidence, gate, leaks, manifest, observed, registry
+from services.trainer.base import NO_BASE, Base
 from services.trainer.dataset import Dataset
 from services.trainer.evidence import Side
 from services.trainer.gate import Verdict
 from services.trainer.head import FRESH, fit
 from services.trainer.promotion import Promoter, Unprepared
 
-REPLAY_WEIGHT: Final = 1.0
-"""Of one anchor text, against 1 of a text that a person labelled. With half as much, a champion that has learned the
-anchor set's other half forgets more of it than the gate allows."""
-LIVE_WEIGHT: Final = 0.1
-"""Of the parent's own answer to an unlabelled live text: where people disagree with it, they should win."""
 TRANSFER: Final = FRESH._replace(epochs=40, batch=64)
 """For a head over another encoder, which learns from hundreds of texts, not from ten thousand."""
 SEED: Final = 1
@@ -59,13 +54,17 @@ class Outcome(msgspec.Struct, frozen=True):
     seconds: float
 
 
-def train_once(settings: Settings, trigger: str, say: Say, *, encoder: str | None = None, seed: int = SEED) -> Outcome:
+def train_once(
+    settings: Settings, trigger: str, say: Say, *, encoder: str | None = None, seed: int = SEED, base: Base = NO_BASE
+) -> Outcome:
     """Fit a challenger, judge it, and write the decision, for or against, into the ledger.
 
-    `encoder` names another encoder for it than the champion's: a folder, or a model that Hugging Face has.
+    `encoder` names another encoder for it than the champion's: a folder, or a model that Hugging Face has. `base` are
+    labelled texts of the user's own to replay.
 
     Raises:
-        Misconfigured: another run is under way, nothing was ever promoted, or nobody has labelled anything yet.
+        Misconfigured: another run is under way, nothing was ever promoted, nobody has labelled anything yet, or the
+            dataset leaks (`leaks`).
         Conflict: the champion has moved, or another model was prepared, meanwhile; nothing was decided.
         Transient: a server is away; nothing was decided.
     """
@@ -77,12 +76,13 @@ def train_once(settings: Settings, trigger: str, say: Say, *, encoder: str | Non
             if champion is None:
                 raise Misconfigured("there is no champion to start from; `tickerloop migrate` registers one")
             folder = registry.fetch(cursor, champion.version, settings.model_cache)
-            data = dataset.collect(cursor)
+            data = assembly.assemble(cursor, base)
             look = 1 + design.looks(registry.ledger(cursor))
-        if not data.learn and encoder is None:
+        if not (data.learn or base.examples or encoder):
             raise Misconfigured("there are no labels to learn from yet; correct some predictions first")
         run = _begin(connection, trigger, data)
         try:
+            _keep(connection, run, data)
             say(f"learning from {len(data.learn)} labels, measured on {len(data.measure)} held-out ones")
             engine = open_engine(folder, device=settings.device, threads=settings.threads, cache=settings.model_cache)
             encoding = encoding_for(engine, encoder, say)
@@ -127,15 +127,15 @@ def challenge(engine: Engine, runtime: Runtime, data: Dataset, seed: int, look: 
     """
     learn, replay = [*data.learn], [*data.replay]
     people = dataset.one_hot([*learn, *replay])
-    features = embed(runtime, [*(e.text for e in learn), *(e.text for e in replay), *data.live])
+    live_texts = [t.text for t in data.live]
+    features = embed(runtime, [*(e.text for e in learn), *(e.text for e in replay), *live_texts])
     champion = engine.model.head
     same = runtime.key == engine.runtime.key
     init = champion if same and isinstance(champion, Head) else None
-    live = features[len(people) :] if same or not data.live else embed(engine.runtime, data.live)
+    live = features[len(people) :] if same or not data.live else embed(engine.runtime, live_texts)
     parent = champion.probabilities(live, 1.0) if data.live else np.zeros((0, len(LABELS)))
     targets = np.concatenate([people, parent.astype(np.float32)])
-    kinds = np.repeat([1.0, REPLAY_WEIGHT, LIVE_WEIGHT], [len(learn), len(replay), len(data.live)])
-    weights = (kinds * [*(e.weight for e in [*learn, *replay]), *[1.0] * len(data.live)]).astype(np.float32)
+    weights = np.array([text.weight for text in (*learn, *replay, *data.live)], np.float32)
     head = fit(features, targets, weights, init=init, seed=seed, schedule=None if init else TRANSFER)
 
     anchor = evidence.both(engine.runtime, runtime, [e.text for e in data.anchor])
@@ -148,7 +148,7 @@ def challenge(engine: Engine, runtime: Runtime, data: Dataset, seed: int, look: 
         head,
         temperature,
         runtime.encoding,
-        dataset=data.digest,
+        dataset=manifest.of(data).hash,
         parent=engine.card.version,
         metrics={"held_out_accuracy": verdict.challenger.rate, "anchor_accuracy": verdict.anchor_challenger.rate},
         examples=dict(zip(examples, embed(runtime, examples), strict=True)),
@@ -202,7 +202,7 @@ def _record(
 
 def _only_one(connection: Connection) -> None:
     with transaction(connection), connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_lock(%s)", (lock_key("training"),))
+        cursor.execute("SELECT pg_try_advisory_lock(%s)", (observed.LOCK,))
         if cursor.fetchone() != (True,):
             raise Misconfigured("another training run is under way; `tickerloop status` shows it")
 
@@ -220,6 +220,13 @@ def _begin(connection: Connection, trigger: str, data: Dataset) -> int:
         )
         (run,) = cursor.fetchone() or (0,)
         return int(run)
+
+
+def _keep(connection: Connection, run: int, data: Dataset) -> None:
+    """Write down what the run learns from, unless something leaks."""
+    with transaction(connection), connection.cursor() as cursor:
+        leaks.refuse(cursor, data)
+        manifest.keep(cursor, run, manifest.of(data))
 
 
 def _end(cursor: Cursor, run: int, state: str, detail: object) -> None:

@@ -1,13 +1,14 @@
-"""The trainer: takes the retraining queue in, and trains when enough of it has come.
+"""The trainer: takes the retraining queue in, and trains when a trigger asks for it.
 
-Two threads: the consumer loop writes `training.examples` into rows; the other looks at the trigger and trains. Training
-takes no consumer's time, so membership is kept however long it lasts.
+Two threads: the consumer loop writes `training.examples` into rows; the other looks at the triggers and trains.
+Training takes no consumer's time, so membership is kept however long it lasts.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from typing import Final
@@ -22,12 +23,16 @@ from services.stream.database import transaction
 from services.stream.errors import Rejected, Transient
 from services.stream.events import Example, decode
 from services.stream.loop import Answer, Backoff
+from services.trainer import evaluations, observed, triggers
+from services.trainer.evaluations import Evaluation
 from services.trainer.run import train_once
 
 GROUP: Final = "trainer"
 LOOK_EVERY_S: Final = 1.0
 COLUMNS: Final = Example.__struct_fields__
-"""Of the table `example`."""
+"""Of the table `example`, beside where the example lies in the log."""
+EVALUATE_EVERY_S: Final = 10.0
+"""How often the triggers are evaluated while no label comes; each new one has them evaluated at the next look."""
 
 log = logging.getLogger(__name__)
 
@@ -50,24 +55,29 @@ def keep(records: Sequence[Record], cursor: Cursor) -> Sequence[Answer]:
             answers.append(rejected)
             continue
         answers.append(())
-        rows.append([getattr(e, column) for column in COLUMNS])
+        rows.append([*(getattr(e, column) for column in COLUMNS), record.partition, record.offset])
     if rows:
+        columns = ", ".join((*COLUMNS, "log_partition", "log_offset"))
         execute_values(
-            cursor, f"INSERT INTO example ({', '.join(COLUMNS)}) VALUES %s ON CONFLICT DO NOTHING", rows  # noqa: S608 (our own names)
+            cursor, f"INSERT INTO example ({columns}) VALUES %s ON CONFLICT DO NOTHING", rows  # noqa: S608 (our own names)
         )
     return answers
 
 
 def watch(context: Context) -> None:
-    """Train whenever the trigger says so, until stopped."""
+    """Train whenever a trigger says so, until stopped."""
     backoff = Backoff(context.stop)
+    seen, due = -1, 0.0
     while not context.stop.wait(LOOK_EVERY_S):
         try:
             fresh = waiting(context)
             context.detail = {"examples_waiting": fresh, "retrain_after": context.settings.retrain_after}
-            if fresh >= context.settings.retrain_after:
-                context.state = "training"
-                train_once(context.settings, "volume", log.info)
+            if fresh != seen or time.monotonic() >= due:
+                seen, due = fresh, time.monotonic() + EVALUATE_EVERY_S
+                found = evaluate(context)
+                if found.train:
+                    context.state = "training"
+                    train_once(context.settings, found.trigger, log.info)
             context.state = "waiting"
             backoff.reset()
         except Transient as error:
@@ -81,9 +91,13 @@ def watch(context: Context) -> None:
 def waiting(context: Context) -> int:
     """Trainable examples that came since the last run that came to its end."""
     with closing(context.connect()) as connection, transaction(connection), connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT count(*) FROM kept_word WHERE label IS NOT NULL AND NOT holdout"
-            " AND position > (SELECT coalesce(max(upto), 0) FROM training_run WHERE state IN ('promoted', 'refused'))"
-        )
-        (count,) = cursor.fetchone() or (0,)
-        return int(count)
+        return observed.fresh(cursor)
+
+
+def evaluate(context: Context) -> Evaluation:
+    """Look at the triggers, and write down what they say."""
+    with closing(context.connect()) as connection, transaction(connection), connection.cursor() as cursor:
+        found = triggers.evaluate(observed.read(cursor), context.settings)
+        if evaluations.record(cursor, found):
+            log.info("train? %s", found.reason)
+        return found

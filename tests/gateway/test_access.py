@@ -55,6 +55,7 @@ TAKES: Final = {
     ("GET", "/v1/models"): "reader",
     ("GET", "/v1/models/{version}"): "reader",
     ("GET", "/v1/ledger"): "reader",
+    ("GET", "/v1/training"): "reader",
     ("POST", "/v1/score"): "reader",
     ("POST", "/v1/explain"): "reader",
     ("POST", "/v1/texts"): "source",

@@ -80,7 +80,7 @@ def test_every_command_shown_exists() -> None:
     for words in shown:
         name, *rest = words.split()
         command = main.commands[name]
-        if isinstance(command, click.Group):
+        if isinstance(command, click.Group) and rest and not (command.invoke_without_command and rest[0][0] == "-"):
             command = command.commands[rest.pop(0)]
         known = {option for parameter in command.params for option in parameter.opts}
         assert {word for word in rest if word.startswith("--")} <= known, words

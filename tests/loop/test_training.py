@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from typing import Any
 
 import msgspec
@@ -12,7 +13,9 @@ from loop.makers import clean_text, prediction, published
 
 from services import store
 from services.stream.errors import Misconfigured
-from services.trainer import run
+from services.trainer import manifest, run
+from services.trainer.base import Base
+from services.trainer.dataset import BaseFile, Labelled
 from services.trainer.gate import Verdict
 from services.trainer.service import waiting
 from services.trainer.setup import register_bundled
@@ -27,7 +30,7 @@ def labelled(bench: Bench) -> Bench:
     """A promoted model and three corrections of one text each."""
     bench.settings = msgspec.structs.replace(bench.settings, device="cpu")
     register_bundled(bench.bus)
-    names = ("a", "b", "c")
+    names = ("b", "c", "e")  # not held out
     bench.bus.publish([event for name in names for event in (clean_text(name), published(prediction(name)))])
     bench.run(store.serve, lambda: bench.caught_up(store.GROUP, *store.TOPICS))
     for name in names:
@@ -58,6 +61,8 @@ def test_a_run_that_was_killed_leaves_its_examples_waiting(labelled: Bench, monk
     assert not outcome.promoted and outcome.reason.startswith("not enough evidence")
     assert waiting(context) == 0
     ((card,),) = labelled.rows("SELECT card FROM model_version WHERE version = %s", outcome.version)
+    (kept,) = labelled.rows("SELECT manifest FROM training_run WHERE state = 'refused'")
+    assert kept == (card["dataset"],)
     found = card["calibration"]
     assert found["texts"] == found["answered"]["n"] + found["abstained"]["n"] > 400
     assert found["answered"]["accuracy"] > found["abstained"]["accuracy"]
@@ -132,6 +137,34 @@ def test_what_a_scorer_cannot_serve_is_refused_on_record(
     labelled.rows("UPDATE service SET detail = jsonb_set(detail, '{preparation,answer}', '\"ready\"') RETURNING 1")
     outcome = run.train_once(settings, "volume", lambda _: None, seed=2)
     assert outcome.promoted and outcome.reason == "better"
+
+
+def test_a_leak_refuses_the_run_on_record_and_nothing_is_learned(labelled: Bench) -> None:
+    held_out = "a"
+    labelled.bus.publish([clean_text(held_out, "Copper falls"), published(prediction(held_out))])
+    labelled.run(store.serve, lambda: labelled.caught_up(store.GROUP, *store.TOPICS))
+    labelled.rows(
+        "INSERT INTO example (example_id, feedback_id, prediction_id, text_id, cluster, predicted, label, model, epoch,"
+        " annotator, sampled, holdout, given)"
+        " VALUES ('leak', 'w', 'p', %s, %s, 'neutral', 'positive', 'm1', 1, 'ana', false, false, 1) RETURNING 1",
+        held_out, held_out,
+    )  # fmt: skip
+    with pytest.raises(Misconfigured, match=r"nothing is trained: held out, yet taught: leak$"):
+        run.train_once(labelled.settings, "volume", lambda _: None)
+    ((state, detail, kept),) = labelled.rows("SELECT state, detail, manifest FROM training_run")
+    assert state == "failed" and "held out, yet taught: leak" in detail["error"] and kept is None
+    assert labelled.rows("SELECT count(*) FROM learned_text") == [(0,)]
+    assert labelled.rows("SELECT action FROM ledger") == [("promote",)]
+
+
+def test_a_base_alone_can_be_learned_from_and_is_in_the_manifest(labelled: Bench) -> None:
+    labelled.rows("DELETE FROM example RETURNING 1")
+    own = Base((BaseFile("mine.csv", "ab"),), [Labelled("base-1", "Tolls on the canal were lifted", 2, sampled=False)])
+    outcome = run.train_once(labelled.settings, "command", lambda _: None, base=own)
+    ((card,),) = labelled.rows("SELECT card FROM model_version WHERE version = %s", outcome.version)
+    ((content,),) = labelled.rows("SELECT content FROM manifest WHERE hash = %s", card["dataset"])
+    found = msgspec.json.decode(zlib.decompress(content), type=manifest.Manifest)
+    assert found.base == own.files and "base-1" in {e.id for e in found.entries if e.role == "replay"}
 
 
 def test_two_runs_at_once_are_refused(labelled: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ class Corpus(NamedTuple):
 
 @pytest.fixture(scope="module")
 def loop(shared_folder: Path) -> Iterator[TickerLoop]:
-    settings = {"TICKERLOOP_RETRAIN_AFTER": str(RETRAIN_AFTER)}
+    settings = {"TICKERLOOP_RETRAIN_AFTER": str(RETRAIN_AFTER), "TICKERLOOP_RETRAIN_BELOW": "0"}
     with TickerLoop(shared_folder, settings=settings, options=("--replicas", "score=2")) as running:
         yield running
 
@@ -97,7 +97,7 @@ def test_enough_corrections_start_a_training_that_the_ledger_tells_of(loop: Tick
     first = champion(loop)
     loop.run("ingest", str(corpus.first), "--id-field", "id", "--wait")
     for prediction, text, label in loop.rows("SELECT prediction_id, text_id, label FROM prediction"):
-        word = {"label": LABELS[(LABELS.index(label) + 1) % 3], "annotator": "ana"}
+        word = {"label": LABELS[(LABELS.index(label) + 1) % 3], "annotator": "ana", "sampled": True}
         loop.post("/v1/feedback", word | {"prediction_id": prediction, "text_id": text})
     rows = eventually(lambda: len(found := ledger(loop)) > 1 and found, 90, "no training came of it")
     row = rows[1]

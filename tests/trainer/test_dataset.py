@@ -10,6 +10,7 @@ import pytest
 from psycopg2.extensions import cursor as Cursor
 
 from services.stream.events import LABELS, Label, in_holdout
+from services.trainer import manifest
 from services.trainer.anchors import anchors
 from services.trainer.dataset import LIVE_REPLAY, collect
 
@@ -97,7 +98,7 @@ def test_the_parent_answers_for_live_texts_that_nobody_labelled_nor_a_copy_of_th
     free = {f"live{number}" for number in range(40) if not in_holdout(f"live{number}")}
     assert 0 < len(free) < 40, "the names should fall on both sides"
     live = collect(cursor).live
-    assert {body.removeprefix("body of ") for body in live} == free
+    assert {one.text.removeprefix("body of ") for one in live} == free
     assert len(live) <= LIVE_REPLAY
 
 
@@ -109,12 +110,12 @@ def test_the_anchor_set_is_split_between_teaching_and_measuring(cursor: Cursor) 
     assert data.upto == 0
 
 
-def test_equal_content_has_an_equal_digest_and_another_label_another(cursor: Cursor) -> None:
+def test_equal_content_has_an_equal_hash_and_another_label_another(cursor: Cursor) -> None:
     text(cursor, "one")
     said(cursor, "one", "positive")
     first = collect(cursor)
-    assert collect(cursor).digest == first.digest
+    assert manifest.of(collect(cursor)).hash == manifest.of(first).hash
     said(cursor, "one", "negative", given=2)
     second = collect(cursor)
-    assert second.digest != first.digest
+    assert manifest.of(second).hash != manifest.of(first).hash
     assert second.upto == first.upto + 1
