@@ -31,6 +31,8 @@ class Labelled(NamedTuple):
     source: str = ""
     language: str = ""
     tickers: tuple[str, ...] = ()
+    cluster: str = ""
+    """Shared by near-duplicates; empty where it is no text of the stream."""
 
 
 class Dataset(NamedTuple):
@@ -55,12 +57,12 @@ def collect(cursor: Cursor) -> Dataset:
     """Read the examples so far; of several words on one text the last counts."""
     cursor.execute(
         "SELECT DISTINCT ON (e.text_id) e.example_id, t.body, e.label, e.sampled, t.source, t.language, p.tickers,"
-        " e.holdout FROM example e JOIN text t USING (text_id) LEFT JOIN prediction p USING (prediction_id)"
+        " e.cluster, e.holdout FROM example e JOIN text t USING (text_id) LEFT JOIN prediction p USING (prediction_id)"
         " ORDER BY e.text_id, e.given DESC, e.position DESC"
     )
     people = [
-        (Labelled(example, body, LABELS.index(label), sampled, source, language, tuple(tickers or ())), holdout)
-        for example, body, label, sampled, source, language, tickers, holdout in cursor.fetchall()
+        (Labelled(example, body, LABELS.index(label), sampled, source, language, tuple(tickers or ()), cluster), holdout)
+        for example, body, label, sampled, source, language, tickers, cluster, holdout in cursor.fetchall()
     ]
     cursor.execute("SELECT coalesce(max(position), 0) FROM example")
     (upto,) = cursor.fetchone() or (0,)

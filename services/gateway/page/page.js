@@ -10,6 +10,7 @@ const CALM_RATE = 5; // arrivals a second up to which a card may take its time t
 const NEXT_MS = 1500; // between the thanks for one drawn text and the next
 const RETRY_MS = 1500; // before a stream that broke is resumed
 const REVIEW_MS = 15000; // between two looks for a text to draw, while there is none
+const TRAINING_MS = 5000; // between two looks at how far a training is
 const MEMORY = 5000; // ids remembered against doubles
 
 const $ = (id) => document.getElementById(id);
@@ -379,6 +380,21 @@ function serve(change, announce) {
   const title = change.action === "rollback" ? `Rolled back to ${change.version}` : `${change.version} is in service`;
   toast(title, change.previous ? `It replaces ${change.previous}.` : "");
 }
+
+// A thin line while a run tunes the next model.
+async function follow() {
+  try {
+    const response = await call("/v1/status");
+    const detail = response.ok ? (await response.json()).training?.detail : null;
+    $("training").hidden = !detail;
+    if (!detail) return;
+    const { stage, method, step, of, eta_s: left } = detail;
+    if (step) $("training").value = step / of;
+    else $("training").removeAttribute("value"); // at work, no telling how far
+    $("training").title = `Training (${method ?? "starting"}): ${stage ?? ""}${step ? `, step ${step} of ${of}, ${left} s left at most` : ""}`;
+  } catch { $("training").hidden = true; }
+}
+setInterval(() => !document.hidden && !$("ask").open && follow(), TRAINING_MS);
 
 function toast(title, detail) {
   const node = make("div", "toast");
