@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 import click
 import msgspec
@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from services.settings import PREFIX, given, settings_of
+from services.settings import PREFIX, Method, given, settings_of
 from services.stream.errors import TickerloopError
 from services.terminal import database, settings, show
 
@@ -185,6 +185,8 @@ def _print_status(found: Any) -> None:
     )
     champion = found.champion
     console.print(f"model {champion.version}, epoch {champion.epoch}" if champion else "no model in service")
+    if found.training:
+        console.print(found.training.words)
     table = Table("group", "topic", "end", "position", "lag", box=None)
     for row in found.lags:
         table.add_row(row.group, row.topic, f"{row.end:,}", f"{row.position:,}", f"{row.lag:,}")
@@ -501,9 +503,26 @@ def models_verify() -> None:
 @click.option(
     "--base", type=click.Path(exists=True, dir_okay=False), help="loop: labelled texts of yours to replay (CSV, JSONL)"
 )
+@click.option("--method", type=click.Choice(get_args(Method)), help="loop: what changes; default: TICKERLOOP_METHOD")
+@click.option("--search", "trials", type=click.IntRange(2, 36), metavar="N", help="loop: first try N ways of tuning")
 @click.pass_context
-def train(context: click.Context, recipe: str, data: str | None, encoder: str | None, base: str | None) -> None:
+def train(
+    context: click.Context,
+    recipe: str,
+    data: str | None,
+    encoder: str | None,
+    base: str | None,
+    method: Method | None,
+    trials: int | None,
+) -> None:
     """Train now: `loop` learns from the corrections and lets the gate decide, `bundled` makes the shipped model.
+
+    --method head fits the head alone, in seconds; lora tunes the champion's encoder too, by a small change to each of
+    its matrices; full tunes all of its weights. These two take minutes, at low priority, and `tickerloop status` tells
+    how far they are. Killed and started again on the same corrections, they go on from their last checkpoint.
+    --search tries N ways first, by successive halving over rate, rank and replay, and takes what is best on texts that
+    it sets apart from those to be learned; edited copies of the texts are learned, too, where that shows a gain. It
+    takes about as long as N runs.
 
     With --encoder, a challenger is made on another encoder (safetensors, with a fast tokenizer): from the corrections
     so far, the shipped anchor set and the champion's own answers. `tickerloop models promote` puts it in service where
@@ -521,7 +540,10 @@ def train(context: click.Context, recipe: str, data: str | None, encoder: str | 
         return
     from services.trainer import base as bases
     from services.trainer import evaluations, observed, triggers
+    from services.trainer.beside import low_priority
     from services.trainer.run import train_once
+
+    low_priority()
 
     def say(line: str) -> None:
         notes.print(line, highlight=False)
@@ -529,7 +551,9 @@ def train(context: click.Context, recipe: str, data: str | None, encoder: str | 
     replayed = bases.read(base) if base else bases.NO_BASE
     with database() as cursor:
         evaluations.record(cursor, triggers.by_command(observed.read(cursor)))
-    outcome = train_once(settings(), trigger="command", say=say, encoder=encoder, base=replayed)
+    outcome = train_once(
+        settings(), "command", say, encoder=encoder, base=replayed, method=method, trials=trials or 0
+    )
     show(outcome)
 
 

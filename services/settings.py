@@ -20,6 +20,8 @@ from services.stream.topics import DAY_MS, Topic, catalogue
 PREFIX: Final = "TICKERLOOP_"
 
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+Method = Literal["head", "lora", "full"]
+"""What of the champion a training run changes; see `Settings.method`."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +75,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     retrain_below: Annotated[float, Meta(ge=0, le=1)] = 0.65
     """Share of right answers, among those reviewed at random, below which (with 95 % confidence) the champion is
     trained anew; 0 never."""
+    method: Method = "head"
+    """What a training run changes: `head` only the head, in seconds; `lora` the encoder too, by a small change to each
+    matrix; `full` all of its weights. Minutes for these two, at low priority."""
+    checkpoint_s: Annotated[float, Meta(gt=0)] = 10.0
+    """Seconds between two checkpoints of a run that tunes the encoder: most of what it loses when it is killed."""
     host: str = "127.0.0.1"
     """Address that the gateway, the score worker and the metrics listen on. Beyond loopback the gateway starts only
     where there is an API key (`tickerloop keys`)."""

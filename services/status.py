@@ -19,6 +19,7 @@ from services.stream import topics
 from services.stream.bus import Bus, TopicPartition, read_to_end
 from services.stream.database import transaction
 from services.trainer import registry
+from services.trainer.progress import Training, under_way
 
 ALIVE_MS: Final = 5_000
 """A service beats every second; five missed beats and it counts as dead."""
@@ -94,6 +95,7 @@ class Status(msgspec.Struct, frozen=True):
     dead_letters: dict[str, int]
     services: list[Service]
     trips: dict[str, str]
+    training: Training | None = None
 
 
 def collect(settings: Settings) -> Status:
@@ -113,10 +115,11 @@ def collect(settings: Settings) -> Status:
         cursor.execute("SELECT topic, reason, n FROM tally")
         counted = account({(topic, reason): n for topic, reason, n in cursor.fetchall()})
         champion = registry.champion(cursor)
+        training = under_way(cursor)
         found = services(cursor)
         cursor.execute("SELECT grp, reason FROM trip")
         trips = dict(cursor.fetchall())
-    return Status(counted, counted.waiting, champion, lags, dead_letters, found, trips)
+    return Status(counted, counted.waiting, champion, lags, dead_letters, found, trips, training)
 
 
 def services(cursor: Cursor) -> list[Service]:

@@ -8,12 +8,12 @@ from typing import Any
 import click
 import msgspec
 
-from ops.bench import end_to_end, engine, gate, live, plumbing, shadow
+from ops.bench import end_to_end, engine, gate, live, plumbing, shadow, training_beside
 from ops.bench.common import ROOT, Corpus, buses, console, machine, write
 
 DEMO = ROOT / "services" / "demo" / "stream.jsonl"
-NAMES = ("engine", "shadow", "end_to_end", "workers", "plumbing", "live", "swap", "steady", "gate")
-ALONE = ("engine", "shadow", "gate")
+NAMES = ("engine", "shadow", "training_beside", "end_to_end", "workers", "plumbing", "live", "swap", "steady", "gate")
+ALONE = ("engine", "shadow", "training_beside", "gate")
 """Without a bus."""
 
 
@@ -38,6 +38,7 @@ def main(
     \b
       engine       the engine against the transformers pipeline and plain ONNX Runtime, and by length of text
       shadow       the champion at full load, with a shadow beside it and without
+      training_beside  the champion at full load, with a training run beside it and without
       end_to_end   a file to rows in Postgres, against the bare engine on the same texts
       workers      two score workers with their own partitions, against one
       plumbing     the same with scoring replaced by a constant
@@ -57,6 +58,8 @@ def main(
             figures |= engine.run(corpus.texts, runs)
         elif name == "shadow":
             figures |= shadow.run(corpus.texts, runs)
+        elif name == "training_beside":
+            figures |= training_beside.run(corpus.texts, runs)
         elif name == "gate":
             figures = gate.run()
         for bus in () if name in ALONE else (only,) if only else buses():

@@ -72,10 +72,10 @@ def take_one(slot: int, environment: MutableMapping[str, str] = os.environ) -> N
 
 def lanes(device: str, threads: int) -> int:
     """How many batches run at once; on the CPU `threads`, or as many as there are cores where that is 0."""
-    return GPU_LANES if device == "cuda" else threads or _cores()
+    return GPU_LANES if device == "cuda" else threads or cores()
 
 
-def _cores() -> int:
+def cores() -> int:
     """Those that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -44,7 +44,7 @@ class Labelled(NamedTuple):
     annotator's share."""
     text_id: str = ""
     cluster: str = ""
-    """Empty where it is no text of the stream."""
+    """Shared by near-duplicates; empty where it is no text of the stream."""
     at: int = 0
     """Event time in ms; 0 where there is none."""
     feedback: tuple[str, ...] = ()

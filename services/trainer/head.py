@@ -74,7 +74,8 @@ def fit(
     pulls = [torch.zeros_like(tensor) for tensor in origin] if init is None else origin
     optimizer = torch.optim.Adam(learned, lr=plan.rate, eps=plan.floor)
     steps = plan.epochs * -(-len(x) // plan.batch)
-    with seeded(seed), _one_thread():
+    # On products this small torch's threads mostly wait for each other, where others want the cores ten times as long.
+    with seeded(seed), torch_threads(1):
         for step, batch in enumerate(_batches(len(x), plan)):
             rate = optimizer.param_groups[0]["lr"] = plan.rate * (1 - step / steps)
             optimizer.zero_grad()
@@ -124,12 +125,12 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """On products this small torch's threads mostly wait for each other, where others want the cores ten times as long;
-    and alone it gives the same head on any machine of a kind."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def torch_threads(count: int) -> Iterator[None]:
+    """So many threads for torch's products, for the time being. With one a run ends alike on any machine of a kind, and
+    others get the cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)

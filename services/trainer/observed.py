@@ -7,13 +7,11 @@ from typing import Any, Final
 from psycopg2.extensions import cursor as Cursor
 
 from services.runtime import now_ms
-from services.stream.membership import lock_key
 from services.trainer import design, registry
 from services.trainer.drift import WINDOW, Drift, Window, drift
 from services.trainer.evaluations import Numbers
+from services.trainer.progress import LOCK
 
-LOCK: Final = lock_key("training")
-"""Advisory lock of the one run there may be."""
 REVIEWED: Final = 500
 """The newest random reviews, which tell how the champion does now."""
 

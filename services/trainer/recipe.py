@@ -28,7 +28,9 @@ from services.stream.events import LABELS, derived_id
 from services.trainer import calibration
 from services.trainer.anchors import anchors
 from services.trainer.head import TUNE, fit
-from services.trainer.tune import Plan, Progress, Tuned, smoothed, soup, tune
+from services.trainer.learner import Tuned
+from services.trainer.lesson import Lesson
+from services.trainer.tune import RANK, Plan, Progress, smoothed, soup, tune
 
 FILES: Final = ("tfns_train.csv", "tfns_valid.csv", "sentfin.csv")
 TFNS_LABELS: Final = {"0": "negative", "1": "positive", "2": "neutral"}
@@ -36,8 +38,6 @@ SEED: Final = 20_250_101
 """Of the head that every run starts from: only runs from one start can be averaged."""
 SEEDS: Final = (1, 2, 3)
 """One run each; what is shipped is their average."""
-RANK: Final = 64
-"""Of the adapter."""
 SETTLE: Final = TUNE._replace(epochs=3, batch=256, rate=1e-4, dropout=0.3)
 """For the head, at last, over the features as they are served: averaged, of low rank and in int8."""
 LANGUAGES: Final = ("en",)
@@ -112,7 +112,7 @@ def train(
             report(tuned.head, runtime, sets, say)
 
     return tune(
-        base, head, [e.text for e in learn], targets(learn), weights(learn),
+        base, head, Lesson([e.text for e in learn], targets(learn), weights(learn)),
         plan=plan, seed=seed, progress=progress, after_epoch=after_epoch,
     )  # fmt: skip
 

@@ -22,17 +22,19 @@ from services.score.artifact import Model
 from services.score.base import EXPORT, Encoding, find
 from services.score.engine import Engine, Runtime, embed, open_engine, open_runtime
 from services.score.head import Head
-from services.settings import Settings
+from services.settings import Method, Settings
 from services.stream.bus import Bus, Outgoing
 from services.stream.database import transaction
 from services.stream.errors import Misconfigured
-from services.stream.events import LABELS
-from services.trainer import assembly, calibration, dataset, design, evidence, gate, leaks, manifest, observed, registry
+from services.trainer import assembly, calibration, checkpoint, dataset, design, evidence, gate, leaks, manifest, registry
 from services.trainer.base import NO_BASE, Base
 from services.trainer.dataset import Dataset
 from services.trainer.evidence import Side
+from services.trainer.finetune import finetuned, tunable
 from services.trainer.gate import Verdict
 from services.trainer.head import FRESH, fit
+from services.trainer.lesson import Lesson, lesson
+from services.trainer.progress import LOCK, Report, Stage
 from services.trainer.promotion import Promoter, Unprepared
 
 TRANSFER: Final = FRESH._replace(epochs=40, batch=64)
@@ -49,18 +51,28 @@ class Outcome(msgspec.Struct, frozen=True):
     promoted: bool
     epoch: int
     reason: str
+    method: Method
     learned_from: int
     verdict: Verdict
     seconds: float
 
 
 def train_once(
-    settings: Settings, trigger: str, say: Say, *, encoder: str | None = None, seed: int = SEED, base: Base = NO_BASE
+    settings: Settings,
+    trigger: str,
+    say: Say,
+    *,
+    encoder: str | None = None,
+    base: Base = NO_BASE,
+    method: Method | None = None,
+    trials: int = 0,
+    seed: int = SEED,
 ) -> Outcome:
     """Fit a challenger, judge it, and write the decision, for or against, into the ledger.
 
     `encoder` names another encoder for it than the champion's: a folder, or a model that Hugging Face has. `base` are
-    labelled texts of the user's own to replay.
+    labelled texts of the user's own to replay. `method` is that of the settings where none is given; with `trials` so
+    many ways of tuning are tried first.
 
     Raises:
         Misconfigured: another run is under way, nothing was ever promoted, nobody has labelled anything yet, or the
@@ -81,22 +93,33 @@ def train_once(
         if not (data.learn or base.examples or encoder):
             raise Misconfigured("there are no labels to learn from yet; correct some predictions first")
         run = _begin(connection, trigger, data)
+        report = Report(connection, run)
         try:
             _keep(connection, run, data)
             say(f"learning from {len(data.learn)} labels, measured on {len(data.measure)} held-out ones")
             engine = open_engine(folder, device=settings.device, threads=settings.threads, cache=settings.model_cache)
-            encoding = encoding_for(engine, encoder, say)
+            chosen = method_for(engine, encoder, method, settings)
+            if trials and chosen == "head":
+                raise Misconfigured("a search is for a way of tuning the encoder: add --method lora or --method full")
+            taught = lesson(engine, data)
+            if chosen == "head":
+                encoding, start = encoding_for(engine, encoder, say), None
+            else:
+                encoding, start = finetuned(engine, data, taught, chosen, seed, settings, report, say, trials)
+            report(Stage("judging", chosen))
             runtime = engine.runtime
             if encoding.key != runtime.key:
                 runtime = open_runtime(
                     encoding, device=settings.device, threads=settings.threads, cache=settings.model_cache
                 )
-            model, verdict = challenge(engine, runtime, data, seed, look)
+            model, verdict = challenge(engine, runtime, data, taught, seed, look, start)
             say(f"{verdict.champion.rate:.1%} → {verdict.challenger.rate:.1%} on held-out texts: {verdict.reason}")
             if verdict.promote:
                 promoter = Promoter(bus, settings.connector("train"), settings.prepare_s)
                 verdict = _prepared(bus, promoter, model, champion, verdict)
-            return _record(bus, run, model, champion, verdict, len(data.learn), began)
+            outcome = _record(bus, run, model, champion, verdict, chosen, len(data.learn), began)
+            checkpoint.forget(settings.data_folder)
+            return outcome
         except BaseException as error:
             with transaction(connection), connection.cursor() as cursor:
                 _end(cursor, run, "failed", {"error": str(error)})
@@ -119,24 +142,37 @@ def encoding_for(engine: Engine, encoder: str | None, say: Say) -> Encoding:
     return own
 
 
-def challenge(engine: Engine, runtime: Runtime, data: Dataset, seed: int, look: int) -> tuple[Model, Verdict]:
+def method_for(engine: Engine, encoder: str | None, asked: Method | None, settings: Settings) -> Method:
+    """What a run changes: what is asked for, or the setting, where there is an encoder with a head to tune.
+
+    Raises:
+        Misconfigured: to tune is asked for where there is only a fresh head to fit.
+    """
+    if encoder is None and tunable(engine):
+        return asked or settings.method
+    if asked not in (None, "head"):
+        raise Misconfigured(
+            f"--method {asked} goes on from the champion's own encoder and head; over another encoder, or from a"
+            " classifier of one's own, the first challenger is a fresh head: leave --method out"
+        )
+    return "head"
+
+
+def challenge(
+    engine: Engine, runtime: Runtime, data: Dataset, taught: Lesson, seed: int, look: int, start: Head | None = None
+) -> tuple[Model, Verdict]:
     """Fit a challenger on the features of `runtime` and compare it with the champion in `engine` on the same examples.
 
-    Over the champion's own features it starts from the champion's head; over others it starts afresh. `look` counts
-    the challengers that this holdout has judged.
+    Its head starts from `start`, tuned together with the encoder; over the champion's own features from the champion's;
+    over others afresh. `look` counts the challengers that this holdout has judged.
     """
-    learn, replay = [*data.learn], [*data.replay]
-    people = dataset.one_hot([*learn, *replay])
-    live_texts = [t.text for t in data.live]
-    features = embed(runtime, [*(e.text for e in learn), *(e.text for e in replay), *live_texts])
     champion = engine.model.head
-    same = runtime.key == engine.runtime.key
-    init = champion if same and isinstance(champion, Head) else None
-    live = features[len(people) :] if same or not data.live else embed(engine.runtime, live_texts)
-    parent = champion.probabilities(live, 1.0) if data.live else np.zeros((0, len(LABELS)))
-    targets = np.concatenate([people, parent.astype(np.float32)])
-    weights = np.array([text.weight for text in (*learn, *replay, *data.live)], np.float32)
-    head = fit(features, targets, weights, init=init, seed=seed, schedule=None if init else TRANSFER)
+    if start is None and runtime.key == engine.runtime.key and isinstance(champion, Head):
+        start = champion
+    features = embed(runtime, taught.texts)
+    head = fit(
+        features, taught.targets, taught.weights, init=start, seed=seed, schedule=None if start else TRANSFER
+    )
 
     anchor = evidence.both(engine.runtime, runtime, [e.text for e in data.anchor])
     apart = head.logits(anchor.challenger), dataset.one_hot(data.anchor), np.ones(len(data.anchor), np.float32)
@@ -174,7 +210,14 @@ def _register(cursor: Cursor, model: Model, champion: registry.Champion) -> Sequ
 
 
 def _record(
-    bus: Bus, run: int, model: Model, champion: registry.Champion, verdict: Verdict, learned_from: int, began: float
+    bus: Bus,
+    run: int,
+    model: Model,
+    champion: registry.Champion,
+    verdict: Verdict,
+    method: Method,
+    learned_from: int,
+    began: float,
 ) -> Outcome:
     """The model, the decision, its record for the scorers and the end of the run, in one effect."""
     outcomes: list[Outcome] = []
@@ -191,7 +234,9 @@ def _record(
             expected_epoch=champion.epoch,
         )
         seconds = round(time.monotonic() - began, 2)
-        outcome = Outcome(row.version, verdict.promote, row.epoch, verdict.reason, learned_from, verdict, seconds)
+        outcome = Outcome(
+            row.version, verdict.promote, row.epoch, verdict.reason, method, learned_from, verdict, seconds
+        )
         _end(cursor, run, "promoted" if verdict.promote else "refused", msgspec.to_builtins(outcome))
         outcomes.append(outcome)
         return [registry.announcement(row)] if verdict.promote else []
@@ -202,7 +247,7 @@ def _record(
 
 def _only_one(connection: Connection) -> None:
     with transaction(connection), connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_lock(%s)", (observed.LOCK,))
+        cursor.execute("SELECT pg_try_advisory_lock(%s)", (LOCK,))
         if cursor.fetchone() != (True,):
             raise Misconfigured("another training run is under way; `tickerloop status` shows it")
 

@@ -1,7 +1,7 @@
 """The trainer: takes the retraining queue in, and trains when a trigger asks for it.
 
-Two threads: the consumer loop writes `training.examples` into rows; the other looks at the triggers and trains.
-Training takes no consumer's time, so membership is kept however long it lasts.
+Two threads: the consumer loop writes `training.examples` into rows; the other looks at the triggers and has a child
+process train. Training takes no consumer's time, so membership is kept however long it lasts.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ from services.stream.database import transaction
 from services.stream.errors import Rejected, Transient
 from services.stream.events import Example, decode
 from services.stream.loop import Answer, Backoff
-from services.trainer import evaluations, observed, triggers
+from services.trainer import beside, evaluations, observed, triggers
 from services.trainer.evaluations import Evaluation
-from services.trainer.run import train_once
 
 GROUP: Final = "trainer"
 LOOK_EVERY_S: Final = 1.0
@@ -38,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 def serve(context: Context) -> None:
-    """Run until stopped. A run in progress is given up: its successor starts it afresh."""
+    """Run until stopped. A run in progress is given up: its successor goes on from its checkpoint."""
     threading.Thread(target=watch, args=(context,), name="trigger", daemon=True).start()
     context.state = "waiting"
     context.loop(GROUP, topics.EXAMPLES).sink(keep)
@@ -77,14 +76,17 @@ def watch(context: Context) -> None:
                 found = evaluate(context)
                 if found.train:
                     context.state = "training"
-                    train_once(context.settings, found.trigger, log.info)
+                    if not beside.train(context, found.trigger):
+                        log.error("the training failed, for the reason above; the next trigger tries again")
+                        backoff.wait()
+                        continue
             context.state = "waiting"
             backoff.reset()
         except Transient as error:
             log.warning("%s; trying again", error)
             backoff.wait()
         except Exception:
-            log.exception("the training failed; the next trigger tries again")
+            log.exception("looking at the trigger failed; trying again")
             backoff.wait()
 
 

@@ -1,35 +1,34 @@
 """Tune an encoder and its head together, and keep what changed as an adapter of low rank.
 
 The head comes fitted on the untouched encoder: from a fresh one, the first steps would distort what the base knows
-(Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features"). Every layer learns all its weights, and of each
-matrix's change the nearest one of low rank is kept; the embeddings stay as they are. Importing this imports torch.
+(Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features"). Every layer learns all its weights, or a change of
+low rank; of each matrix's change the nearest one of low rank is kept. Importing this imports torch.
 """
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
+import msgspec
 import numpy as np
 import torch
 from torch.nn.functional import log_softmax
 
-from services.score.adapter import Adapter, low_rank
+from services.score.adapter import Adapter
 from services.score.base import Base
-from services.score.features import Features
 from services.score.head import Head
 from services.score.tokens import Tokenizer
 from services.stream.errors import Rejected
-from services.trainer.head import logits, seeded
+from services.trainer.checkpoint import Checkpoint, State
+from services.trainer.head import seeded
+from services.trainer.learner import NO_ADAPTER, Learner, Tuned
+from services.trainer.lesson import Lesson
+from services.trainer.sampler import Place, Sampler
 
-POOL: Final = 50
-"""Batches that are drawn together and sorted by length, so that little is padded."""
-
-
-_LAYER: Final = re.compile(r"\.layers?\.(\d+)\.")
-"""Where transformers' encoders, whatever their shape, number their layers."""
+RANK: Final = 64
+"""Of an adapter that is kept."""
 
 
 class Plan(NamedTuple):
@@ -37,6 +36,10 @@ class Plan(NamedTuple):
 
     epochs: int = 4
     batch: int = 32
+    parts: int = 1
+    """In which a batch goes through the encoder, its gradients added up: less memory, the same step."""
+    rank: int = 0
+    """Of the change that each matrix learns; 0 learns all weights. See `Learner`."""
     rate: float = 1.5e-4
     """Of the last layer."""
     layer_decay: float = 0.9
@@ -48,17 +51,8 @@ class Plan(NamedTuple):
     """Of the features and the hidden units."""
     smoothing: float = 0.05
     """See `smoothed`."""
-
-
-class Tuned(NamedTuple):
-    """What came of a run: by parameter, what it changed, float32; and the head."""
-
-    changes: Mapping[str, np.ndarray]
-    head: Head
-
-    def adapter(self, rank: int) -> Adapter:
-        """The changes in low rank."""
-        return {name: low_rank(change, rank) for name, change in self.changes.items()}
+    patience: int = 1
+    """Epochs in a row without a better loss on what is watched that end the run; without texts to watch none do."""
 
 
 class Progress(NamedTuple):
@@ -69,18 +63,20 @@ class Progress(NamedTuple):
     loss: float
     """Mean over the last steps."""
     seconds_left: float
+    """At most: a run that stops early takes less."""
 
 
 def tune(
     base: Base,
     head: Head,
-    texts: Sequence[str],
-    targets: np.ndarray,
-    weights: np.ndarray,
+    lesson: Lesson,
     *,
     plan: Plan,
     seed: int,
+    adapter: Adapter = NO_ADAPTER,
+    watched: Lesson | None = None,
     device: str = "cpu",
+    checkpoint: Checkpoint | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
     after_epoch: Callable[[Tuned], None] = lambda _: None,
 ) -> Tuned:
@@ -89,58 +85,37 @@ def tune(
     Args:
         base: the encoder, left as it is.
         head: where the head starts; its standardisation is kept.
-        texts: n of them.
-        targets: float32[n, 3], rows summing to 1.
-        weights: float32[n], relative.
+        lesson: what is learned.
         plan: see `Plan`.
         seed: of the initial changes, the order of the texts and the dropout.
+        adapter: what the encoder has learned before; none starts from the base.
+        watched: texts apart from the lesson: after each epoch the loss on them is taken. What was best on them is
+            returned, which may be the start, and `plan.patience` ends the run early.
         device: `cpu` or `cuda`; either computes in bf16 where the processor can.
+        checkpoint: where to write every so often how far it is, and to go on from, as if it had never been away.
         progress: told after every step.
         after_epoch: told what there is after each epoch.
 
     Raises:
         Rejected: a text can't be tokenised.
     """
-    ids = _ids(base, texts)
-    y = torch.from_numpy(smoothed(targets, plan.smoothing)).float()
-    w = torch.from_numpy((weights / weights.mean()).astype(np.float32))
     with seeded(seed):
-        module = _Tuning(base, head).to(device)
-        steps = plan.epochs * -(-len(ids) // plan.batch)
-        optimizer = torch.optim.AdamW(
-            [
-                *(
-                    {"params": parameters, "lr": plan.rate * plan.layer_decay**depth}
-                    for depth, parameters in enumerate(module.layers())
-                ),
-                {"params": list(module.learned), "lr": plan.head_rate},
-            ],
-            weight_decay=plan.decay,
-        )
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer,
-            lambda step: min((step + 1) / (plan.warmup * steps), (steps - step) / (steps * (1 - plan.warmup))),
-        )
-        lengths = [len(found) for found in ids]
-        step, began, loss_now = 0, time.monotonic(), 0.0
-        for _ in range(plan.epochs):
-            module.train()
-            for batch in _batches(lengths, plan.batch):
-                optimizer.zero_grad()
-                with torch.autocast(device, torch.bfloat16, enabled=_bf16(device)):
-                    answers = module(*(part.to(device) for part in _padded([ids[i] for i in batch])), plan.dropout)
-                loss = (
-                    -(y[batch].to(device) * log_softmax(answers.float(), 1)).sum(1) @ w[batch].to(device) / len(batch)
-                )
-                loss.backward()  # type: ignore[no-untyped-call]
-                torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-                optimizer.step()
-                schedule.step()
-                step += 1
-                loss_now += (loss.item() - loss_now) / min(step, 100)
-                progress(Progress(step, steps, loss_now, (time.monotonic() - began) / step * (steps - step)))
-            after_epoch(module.tuned())
-        return module.tuned()
+        course = _Course(Learner(base, adapter, head, plan.rank).to(device), base, lesson, watched, plan, device)
+        if checkpoint and (state := checkpoint.load()):
+            course.restore(state)
+        began, first = time.monotonic(), course.step
+        while not course.over:
+            for batch in course.sampler:
+                course.learn(batch)
+                done, left = course.step - first, course.steps - course.step
+                progress(Progress(course.step, course.steps, course.loss, (time.monotonic() - began) / done * left))
+                if checkpoint and checkpoint.due:
+                    checkpoint.save(course.state())
+            course.end_epoch()
+            after_epoch(course.module.tuned())
+        if checkpoint:
+            checkpoint.save(course.state())
+        return course.best()
 
 
 def smoothed(targets: np.ndarray, share: float) -> np.ndarray:
@@ -156,41 +131,148 @@ def soup(runs: Sequence[Tuned]) -> Tuned:
     return Tuned(changes, Head(*(np.stack(part).mean(axis=0) for part in parts)))
 
 
-class _Tuning(torch.nn.Module):
-    """Encoder and head."""
+class _Course:
+    """A run under way. `state` is all that decides how it goes on."""
 
-    def __init__(self, base: Base, head: Head) -> None:
-        super().__init__()
-        self.features = Features(base.folder, {}, "sdpa", torch.float32)
-        self._layers: dict[int, list[tuple[str, torch.nn.Parameter]]] = {}
-        for name, parameter in self.features.encoder.named_parameters():
-            layer = _LAYER.search(name)
-            parameter.requires_grad = layer is not None
-            if layer:
-                self._layers.setdefault(int(layer[1]), []).append((name, parameter))
-        self._start = {name: _numpy(part) for layer in self._layers.values() for name, part in layer}
-        self.register_buffer("mean", torch.from_numpy(head.mean))
-        self.register_buffer("scale", torch.from_numpy(head.scale))
-        self.learned = torch.nn.ParameterList([torch.from_numpy(array.copy()) for array in head[2:]])
-        self._kept = head
+    def __init__(
+        self, module: Learner, base: Base, lesson: Lesson, watched: Lesson | None, plan: Plan, device: str
+    ) -> None:
+        self.module, self._plan, self._device = module, plan, device
+        self._lesson = _Batched(base, lesson._replace(targets=smoothed(lesson.targets, plan.smoothing)), device)
+        self._watched = _Batched(base, watched, device) if watched and watched.texts else None
+        self.sampler = Sampler(self._lesson.lengths, plan.batch)
+        self.sampler.begin()
+        self.steps = plan.epochs * -(-len(self._lesson.lengths) // plan.batch)
+        self.step = self._epoch = 0
+        self.loss = 0.0
+        self._optimizer = torch.optim.AdamW(
+            [
+                *(
+                    {"params": parameters, "lr": plan.rate * plan.layer_decay**depth}
+                    for depth, parameters in enumerate(module.layers())
+                ),
+                {"params": list(module.learned), "lr": plan.head_rate},
+            ],
+            weight_decay=plan.decay,
+        )
+        self._rates = [group["lr"] for group in self._optimizer.param_groups]
+        self._best_loss, self._best_epoch = self._watch(), 0
+        self._best = self._now()
 
-    def forward(self, ids: torch.Tensor, mask: torch.Tensor, dropout: float) -> torch.Tensor:
-        features = self.features(ids, mask).float()
-        return logits((features - self.mean) / self.scale, list(self.learned), dropout)
+    @property
+    def over(self) -> bool:
+        """Whether the last epoch is done, or enough of them brought nothing."""
+        waited = self._epoch - self._best_epoch
+        return self._epoch == self._plan.epochs or (self._watched is not None and waited >= self._plan.patience)
 
-    def layers(self) -> list[list[torch.nn.Parameter]]:
-        """Last layer first."""
-        return [[part for _, part in self._layers[number]] for number in sorted(self._layers, reverse=True)]
+    def learn(self, batch: Sequence[int]) -> None:
+        """One step."""
+        share = min(
+            (self.step + 1) / (self._plan.warmup * self.steps),
+            (self.steps - self.step) / (self.steps * (1 - self._plan.warmup)),
+        )
+        for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * share
+        self.module.train()
+        self._optimizer.zero_grad()
+        total = 0.0
+        size = -(-len(batch) // self._plan.parts)
+        for at in range(0, len(batch), size):
+            loss = self._lesson.loss(self.module, batch[at : at + size], self._plan.dropout) / len(batch)
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
+        torch.nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
+        self._optimizer.step()
+        self.step += 1
+        self.loss += (total - self.loss) / min(self.step, 100)
 
-    def tuned(self) -> Tuned:
-        parts = {name: part for layer in self._layers.values() for name, part in layer}
-        changes = {name: _numpy(part) - self._start[name] for name, part in parts.items()}
-        return Tuned(changes, Head(self._kept.mean, self._kept.scale, *map(_numpy, self.learned)))
+    def end_epoch(self) -> None:
+        """Look at what is watched, and draw the next epoch's order."""
+        self._epoch += 1
+        loss = self._watch()
+        if self._watched is None or loss < self._best_loss:
+            self._best_loss, self._best_epoch, self._best = loss, self._epoch, self._now()
+        self.sampler.begin()
+
+    def best(self) -> Tuned:
+        """What was best on what is watched; what there is at last, where nothing is."""
+        self.module.take(self._best)
+        return self.module.tuned()._replace(epoch=self._best_epoch, loss=self._best_loss)
+
+    def _watch(self) -> float:
+        if self._watched is None:
+            return 0.0
+        self.module.eval()
+        with torch.inference_mode():
+            sums = [
+                self._watched.loss(self.module, batch, 0.0).item() for batch in self._watched.batches(self._plan.batch)
+            ]
+        return sum(sums) / len(self._watched.lengths)
+
+    def _now(self) -> dict[str, torch.Tensor]:
+        return {name: part.detach().clone() for name, part in self.module.learning().items()}
+
+    def state(self) -> State:
+        """See the class."""
+        tensors = {f"now.{name}": part for name, part in self._now().items()}
+        tensors |= {f"best.{name}": part for name, part in self._best.items()}
+        for number, moments in self._optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{number}.{name}": moment for name, moment in moments.items()}
+        tensors["random.cpu"] = torch.get_rng_state()
+        if self._device == "cuda":
+            tensors["random.cuda"] = torch.cuda.get_rng_state()
+        facts = {
+            "step": self.step, "epoch": self._epoch, "loss": self.loss, "best_loss": self._best_loss,
+            "best_epoch": self._best_epoch, "place": self.sampler.place,
+        }  # fmt: skip
+        return State(tensors, facts)
+
+    def restore(self, state: State) -> None:
+        """Go back to what `state` told."""
+        self.module.take(_below("now", state.tensors))
+        self._best = {name: part.to(self._device) for name, part in _below("best", state.tensors).items()}
+        moments: dict[int, dict[str, torch.Tensor]] = {}
+        for name, moment in _below("optimizer", state.tensors).items():
+            number, _, kind = name.partition(".")
+            moments.setdefault(int(number), {})[kind] = moment
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        torch.set_rng_state(state.tensors["random.cpu"])
+        if self._device == "cuda":
+            torch.cuda.set_rng_state(state.tensors["random.cuda"])
+        facts = state.facts
+        self.step, self._epoch, self.loss = facts["step"], facts["epoch"], facts["loss"]
+        self._best_loss, self._best_epoch = facts["best_loss"], facts["best_epoch"]
+        self.sampler.place = msgspec.convert(facts["place"], Place)
 
 
-def _numpy(tensor: torch.Tensor) -> np.ndarray:
-    array: np.ndarray = tensor.detach().float().cpu().numpy().copy()
-    return array
+def _below(first: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Those whose names begin with this word, without it."""
+    return {name.partition(".")[2]: part for name, part in tensors.items() if name.partition(".")[0] == first}
+
+
+class _Batched:
+    """A lesson as tokens and tensors."""
+
+    def __init__(self, base: Base, lesson: Lesson, device: str) -> None:
+        self._ids = _tokens(base, lesson.texts)
+        self._y = torch.from_numpy(lesson.targets).float()
+        self._w = torch.from_numpy((lesson.weights / lesson.weights.mean()).astype(np.float32))
+        self._device = device
+        self.lengths = [len(found) for found in self._ids]
+
+    def loss(self, module: Learner, batch: Sequence[int], dropout: float) -> torch.Tensor:
+        """The weighted cross-entropy, summed over the batch."""
+        device = self._device
+        inputs = (part.to(device) for part in _padded([self._ids[i] for i in batch]))
+        with torch.autocast(device, torch.bfloat16, enabled=_bf16(device)):
+            answers = module(*inputs, dropout)
+        return -(self._y[batch].to(device) * log_softmax(answers.float(), 1)).sum(1) @ self._w[batch].to(device)
+
+    def batches(self, size: int) -> Iterator[list[int]]:
+        """Every index once, by length."""
+        order = sorted(range(len(self.lengths)), key=self.lengths.__getitem__)
+        return (order[at : at + size] for at in range(0, len(order), size))
 
 
 def _bf16(device: str) -> bool:
@@ -200,7 +282,7 @@ def _bf16(device: str) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def _ids(base: Base, texts: Sequence[str]) -> list[list[int]]:
+def _tokens(base: Base, texts: Sequence[str]) -> list[list[int]]:
     ids = []
     for found in Tokenizer(base.folder)(texts):
         if isinstance(found, Rejected):
@@ -218,13 +300,3 @@ def _padded(ids: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         padded[row, : len(found)] = torch.tensor(found)
         mask[row, : len(found)] = 1
     return padded, mask
-
-
-def _batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
-    """Every index once, in random order, but of like length within a batch."""
-    order: list[int] = torch.randperm(len(lengths)).tolist()
-    for at in range(0, len(order), POOL * size):
-        pool = sorted(order[at : at + POOL * size], key=lengths.__getitem__)
-        batches = [pool[i : i + size] for i in range(0, len(pool), size)]
-        for number in torch.randperm(len(batches)).tolist():
-            yield batches[number]

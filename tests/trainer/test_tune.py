@@ -15,7 +15,9 @@ from services.score.engine import embed, open_runtime
 from services.score.features import Features
 from services.score.head import Head
 from services.trainer.head import fit
-from services.trainer.tune import Plan, Progress, Tuned, soup, tune
+from services.trainer.learner import Tuned
+from services.trainer.lesson import Lesson
+from services.trainer.tune import Plan, Progress, soup, tune
 
 WORDS = ("gain", "loss", "not", "report", "bank", "oil", "today", "shares")
 RANDOM = np.random.default_rng(2)
@@ -60,7 +62,7 @@ def right(base: Base, tuned: Tuned, rank: int, cache: Path) -> float:
 def run(base: Base, head: Head, seed: int, told: list[Progress] | None = None) -> Tuned:
     weights = np.ones(len(LEARN[0]), np.float32)
     progress = (told if told is not None else []).append
-    return tune(base, head, *LEARN, weights, plan=PLAN, seed=seed, progress=progress)
+    return tune(base, head, Lesson(*LEARN, weights), plan=PLAN, seed=seed, progress=progress)
 
 
 @pytest.fixture(scope="module")

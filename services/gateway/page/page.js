@@ -13,6 +13,7 @@ const UNDO_MS = 5000; // longest that an answer is held back
 const RETRY_MS = 1500; // before a stream that broke is resumed
 const REVIEW_MS = 15000; // between two looks whether there is more to review
 const RENEW_MS = 240000; // after which what is on the desk is asked for again: it is kept for ten minutes
+const TRAINING_MS = 5000; // between two looks at how far a training is
 const MEMORY = 5000; // ids remembered against doubles
 
 const $ = (id) => document.getElementById(id);
@@ -504,6 +505,21 @@ function serve(change, announce) {
   const title = change.action === "rollback" ? `Rolled back to ${change.version}` : `${change.version} is in service`;
   toast(title, change.previous ? `It replaces ${change.previous}.` : "");
 }
+
+// A thin line while a run tunes the next model.
+async function follow() {
+  try {
+    const response = await call("/v1/status");
+    const detail = response.ok ? (await response.json()).training?.detail : null;
+    $("training").hidden = !detail;
+    if (!detail) return;
+    const { stage, method, step, of, eta_s: left } = detail;
+    if (step) $("training").value = step / of;
+    else $("training").removeAttribute("value"); // at work, no telling how far
+    $("training").title = `Training (${method ?? "starting"}): ${stage ?? ""}${step ? `, step ${step} of ${of}, ${left} s left at most` : ""}`;
+  } catch { $("training").hidden = true; }
+}
+setInterval(() => !document.hidden && !$("ask").open && follow(), TRAINING_MS);
 
 function toast(title, detail) {
   const node = make("div", "toast");
