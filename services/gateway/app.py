@@ -32,13 +32,23 @@ ROUTES: Final[dict[Role, tuple[HTTPRouteHandler, ...]]] = {
         models.get_models,
         models.get_model,
         models.get_ledger,
+        models.get_standing,
         health.get_status,
         health.get_metrics,
         stream.stream,
         access.get_key,
     ),
     "annotator": (judgements.post_feedback,),
-    "operator": (models.promote, models.rollback, models.shadow, models.unshadow),
+    "operator": (
+        models.promote,
+        models.rollback,
+        models.shadow,
+        models.unshadow,
+        models.approve,
+        models.reject,
+        models.pin,
+        models.unpin,
+    ),
 }
 """What each role may do, beside what `services.keys.GRANTS` gives it of the others."""
 OPEN: Final = (*assets.routes(), health.get_health, health.get_ready)

@@ -28,12 +28,13 @@ from services.stream.database import transaction
 from services.stream.errors import Misconfigured
 from services.stream.events import LABELS
 from services.stream.membership import lock_key
-from services.trainer import calibration, dataset, design, evidence, gate, registry
+from services.trainer import calibration, dataset, design, evidence, gate, registry, standing
 from services.trainer.dataset import Dataset
 from services.trainer.evidence import Side
 from services.trainer.gate import Verdict
 from services.trainer.head import FRESH, fit
 from services.trainer.promotion import Promoter, Unprepared
+from services.trainer.registry import LedgerRow
 
 REPLAY_WEIGHT: Final = 1.0
 """Of one anchor text, against 1 of a text that a person labelled. With half as much, a champion that has learned the
@@ -44,6 +45,9 @@ TRANSFER: Final = FRESH._replace(epochs=40, batch=64)
 """For a head over another encoder, which learns from hundreds of texts, not from ten thousand."""
 SEED: Final = 1
 
+ENDED: Final = {"promote": "promoted", "pass": "passed", "refuse": "refused", "dry-run": "dry run"}
+"""States of a run that came to its end, by what it decided."""
+
 Say = Callable[[str], None]
 
 
@@ -51,6 +55,8 @@ class Outcome(msgspec.Struct, frozen=True):
     """What a run came to. `epoch` is its ledger row; `version` the challenger's."""
 
     version: str
+    action: str
+    """promote; pass, where something comes before that; refuse; dry-run."""
     promoted: bool
     epoch: int
     reason: str
@@ -59,13 +65,23 @@ class Outcome(msgspec.Struct, frozen=True):
     seconds: float
 
 
-def train_once(settings: Settings, trigger: str, say: Say, *, encoder: str | None = None, seed: int = SEED) -> Outcome:
+def train_once(
+    settings: Settings,
+    trigger: str,
+    say: Say,
+    *,
+    encoder: str | None = None,
+    seed: int = SEED,
+    dry_run: bool = False,
+) -> Outcome:
     """Fit a challenger, judge it, and write the decision, for or against, into the ledger.
 
-    `encoder` names another encoder for it than the champion's: a folder, or a model that Hugging Face has.
+    `encoder` names another encoder for it than the champion's: a folder, or a model that Hugging Face has. After a
+    `dry_run` nothing comes of what is decided, and the labels still wait to be learned from.
 
     Raises:
-        Misconfigured: another run is under way, nothing was ever promoted, or nobody has labelled anything yet.
+        Misconfigured: another run or its challenger is under way, nothing was ever promoted, or nobody has labelled
+            anything yet.
         Conflict: the champion has moved, or another model was prepared, meanwhile; nothing was decided.
         Transient: a server is away; nothing was decided.
     """
@@ -78,7 +94,12 @@ def train_once(settings: Settings, trigger: str, say: Say, *, encoder: str | Non
                 raise Misconfigured("there is no champion to start from; `tickerloop migrate` registers one")
             folder = registry.fetch(cursor, champion.version, settings.model_cache)
             data = dataset.collect(cursor)
-            look = 1 + design.looks(registry.ledger(cursor))
+            rows = registry.ledger(cursor)
+        if (under_way := standing.candidate(rows)) is not None:
+            raise Misconfigured(
+                f"{under_way.version} passed the gate and is {under_way.state}; `tickerloop models standing` tells more"
+            )
+        look = 1 + design.looks(rows)
         if not data.learn and encoder is None:
             raise Misconfigured("there are no labels to learn from yet; correct some predictions first")
         run = _begin(connection, trigger, data)
@@ -93,10 +114,13 @@ def train_once(settings: Settings, trigger: str, say: Say, *, encoder: str | Non
                 )
             model, verdict = challenge(engine, runtime, data, seed, look)
             say(f"{verdict.champion.rate:.1%} → {verdict.challenger.rate:.1%} on held-out texts: {verdict.reason}")
-            if verdict.promote:
+            verdict = _after_its_past(rows, model, verdict)
+            action = "dry-run" if dry_run else _action(verdict, settings, rows)
+            if action == "promote":
                 promoter = Promoter(bus, settings.connector("train"), settings.prepare_s)
                 verdict = _prepared(bus, promoter, model, champion, verdict)
-            return _record(bus, run, model, champion, verdict, len(data.learn), began)
+                action = _action(verdict, settings, rows)
+            return _record(bus, run, model, champion, verdict, action, len(data.learn), began)
         except BaseException as error:
             with transaction(connection), connection.cursor() as cursor:
                 _end(cursor, run, "failed", {"error": str(error)})
@@ -159,6 +183,23 @@ def challenge(engine: Engine, runtime: Runtime, data: Dataset, seed: int, look: 
     return model, verdict
 
 
+def _after_its_past(rows: Sequence[LedgerRow], model: Model, verdict: Verdict) -> Verdict:
+    """The verdict after what the ledger says: what proved worse in service once is not promoted again by itself."""
+    before = standing.spurned(rows, model.card.version)
+    if not verdict.promote or before is None:
+        return verdict
+    reason = f"{verdict.reason}, but it was rolled back at epoch {before.epoch}: {before.reason}"
+    return msgspec.structs.replace(verdict, promote=False, reason=reason)
+
+
+def _action(verdict: Verdict, settings: Settings, rows: Sequence[LedgerRow]) -> str:
+    """What is decided, as the ledger stands: a pass is a promotion where nothing comes between."""
+    if not verdict.promote:
+        return "refuse"
+    between = settings.shadow_texts or settings.approve or standing.held(rows, settings.cooldown_s, now_ms())
+    return "pass" if between else "promote"
+
+
 def _prepared(bus: Bus, promoter: Promoter, model: Model, champion: registry.Champion, verdict: Verdict) -> Verdict:
     """The verdict after the scorers' word: a model that one of them can't serve is not promoted."""
     bus.write(lambda cursor: _register(cursor, model, champion))
@@ -175,27 +216,37 @@ def _register(cursor: Cursor, model: Model, champion: registry.Champion) -> Sequ
 
 
 def _record(
-    bus: Bus, run: int, model: Model, champion: registry.Champion, verdict: Verdict, learned_from: int, began: float
+    bus: Bus,
+    run: int,
+    model: Model,
+    champion: registry.Champion,
+    verdict: Verdict,
+    action: str,
+    learned_from: int,
+    began: float,
 ) -> Outcome:
     """The model, the decision, its record for the scorers and the end of the run, in one effect."""
     outcomes: list[Outcome] = []
 
     def write(cursor: Cursor) -> Sequence[Outgoing]:
         _register(cursor, model, champion)
+        registry.lock(cursor)
+        pinned_since = action == "promote" and standing.pinned(registry.ledger(cursor)) is not None
         row = registry.decide(
             cursor,
-            "promote" if verdict.promote else "refuse",
+            "pass" if pinned_since else action,
             model.card.version,
-            actor=design.GATE,
+            actor=registry.GATE,
             reason=verdict.reason,
             evidence=msgspec.to_builtins(verdict),
             expected_epoch=champion.epoch,
         )
         seconds = round(time.monotonic() - began, 2)
-        outcome = Outcome(row.version, verdict.promote, row.epoch, verdict.reason, learned_from, verdict, seconds)
-        _end(cursor, run, "promoted" if verdict.promote else "refused", msgspec.to_builtins(outcome))
+        promoted = row.action == "promote"
+        outcome = Outcome(row.version, row.action, promoted, row.epoch, verdict.reason, learned_from, verdict, seconds)
+        _end(cursor, run, ENDED[row.action], msgspec.to_builtins(outcome))
         outcomes.append(outcome)
-        return [registry.announcement(row)] if verdict.promote else []
+        return [registry.announcement(row)] if promoted else []
 
     bus.write(write)
     return outcomes[-1]

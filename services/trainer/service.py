@@ -1,7 +1,8 @@
 """The trainer: takes the retraining queue in, and trains when enough of it has come.
 
-Two threads: the consumer loop writes `training.examples` into rows; the other looks at the trigger and trains. Training
-takes no consumer's time, so membership is kept however long it lasts.
+Three threads: the consumer loop writes `training.examples` into rows; another looks at the trigger and trains; the
+third leads what passed the gate into service, and back (`rollout`). Training takes no consumer's time, so membership is
+kept however long it lasts.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from services.stream.database import transaction
 from services.stream.errors import Rejected, Transient
 from services.stream.events import Example, decode
 from services.stream.loop import Answer, Backoff
+from services.trainer import registry, rollout, standing
 from services.trainer.run import train_once
 
 GROUP: Final = "trainer"
@@ -33,6 +35,7 @@ log = logging.getLogger(__name__)
 def serve(context: Context) -> None:
     """Run until stopped. A run in progress is given up: its successor starts it afresh."""
     threading.Thread(target=watch, args=(context,), name="trigger", daemon=True).start()
+    threading.Thread(target=rollout.follow, args=(context,), name="rollout", daemon=True).start()
     context.state = "waiting"
     context.loop(GROUP, topics.EXAMPLES).sink(keep)
 
@@ -82,7 +85,7 @@ def watch(context: Context) -> None:
         try:
             fresh = waiting(context)
             context.detail = {"examples_waiting": fresh, "retrain_after": context.settings.retrain_after}
-            if fresh >= context.settings.retrain_after:
+            if fresh >= context.settings.retrain_after and not under_way(context):
                 context.state = "training"
                 train_once(context.settings, "volume", log.info)
             context.state = "waiting"
@@ -95,12 +98,19 @@ def watch(context: Context) -> None:
             backoff.wait()
 
 
+def under_way(context: Context) -> bool:
+    """A challenger is on its way into service; until that is decided there is nothing to train against."""
+    with closing(context.connect()) as connection, transaction(connection), connection.cursor() as cursor:
+        return standing.candidate(registry.ledger(cursor)) is not None
+
+
 def waiting(context: Context) -> int:
     """Trainable examples that came since the last run that came to its end."""
     with closing(context.connect()) as connection, transaction(connection), connection.cursor() as cursor:
         cursor.execute(
             "SELECT count(*) FROM example WHERE NOT holdout"
-            " AND position > (SELECT coalesce(max(upto), 0) FROM training_run WHERE state IN ('promoted', 'refused'))"
+            " AND position > (SELECT coalesce(max(upto), 0) FROM training_run"
+            " WHERE state IN ('promoted', 'passed', 'refused'))"
         )
         (count,) = cursor.fetchone() or (0,)
         return int(count)
