@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import IO, Any, Final, get_args
 
 import click
 import msgspec
@@ -22,10 +21,7 @@ from rich.table import Table
 
 from services.settings import PREFIX, Method, given, settings_of
 from services.stream.errors import TickerloopError
-from services.terminal import database, settings, show
-
-if TYPE_CHECKING:
-    from services.trainer.promotion import Promoter
+from services.terminal import database, decision, promoter, settings, show
 
 EXIT_FATAL: Final = 3
 
@@ -44,16 +40,6 @@ ENTRIES: Final = {
 
 console = Console()
 notes = Console(stderr=True)
-
-
-@contextlib.contextmanager
-def promoter() -> Iterator[Promoter]:
-    """For one change of the champion or its shadow."""
-    from services.trainer.promotion import Promoter
-
-    chosen = settings()
-    with closing(chosen.open_bus("models")) as bus:
-        yield Promoter(bus, chosen.connector("models"), chosen.prepare_s)
 
 
 class Main(click.Group):
@@ -413,19 +399,6 @@ def _label_map(given: str | None) -> dict[str, str]:
         ) from None
 
 
-def decision(command: Callable[..., None]) -> Callable[..., None]:
-    """What every decision about models is given."""
-    for option in (
-        click.option(
-            "--expected-epoch", type=int, default=None, help="refuse if the champion changed since you looked"
-        ),
-        click.option("--actor", default=lambda: os.environ.get("USER", "operator"), help="who decides"),
-        click.option("--reason", required=True, help="kept in the ledger"),
-    ):
-        command = option(command)
-    return command
-
-
 @models.command("promote")
 @click.argument("version")
 @decision
@@ -478,21 +451,28 @@ def models_ledger() -> None:
 
 
 @models.command("verify")
-def models_verify() -> None:
-    """Check the ledger's hash chain, and the ledger against the topic `models`.
+@click.option("--file", type=click.File(encoding="utf-8"), help="an export, checked without any server; - reads stdin")
+def models_verify(file: IO[str] | None) -> None:
+    """Check the ledger's hash chain, and the ledger against the topic `models`; or what `export-ledger` wrote.
 
-    Names every row that was changed, added or removed. Exit 1 if any was.
+    Names every row that was changed, added or removed. Exit 1 if any was. That the last rows of a file are missing its
+    chain can't tell: hold the hash of the last against one that was noted elsewhere.
     """
-    from services.trainer import registry
+    from services.trainer import export, registry
 
-    with closing(settings().open_bus("models")) as bus:
-        announced = registry.announced(bus)
-    with database() as cursor:
-        rows = registry.ledger(cursor)
-    problems = registry.verify(rows, announced)
+    if file is not None:
+        rows, problems = export.read(file)
+    else:
+        with closing(settings().open_bus("models")) as bus:
+            announced = registry.announced(bus)
+        with database() as cursor:
+            rows = registry.ledger(cursor)
+        problems = registry.verify(rows, announced)
     for problem in problems:
         click.echo(problem)
     click.echo(f"{len(rows)} rows, {len(problems)} problems")
+    if file is not None and rows:
+        click.echo(f"the last has the hash {rows[-1].hash}")
     sys.exit(bool(problems))
 
 
@@ -505,6 +485,7 @@ def models_verify() -> None:
 )
 @click.option("--method", type=click.Choice(get_args(Method)), help="loop: what changes; default: TICKERLOOP_METHOD")
 @click.option("--search", "trials", type=click.IntRange(2, 36), metavar="N", help="loop: first try N ways of tuning")
+@click.option("--dry-run", is_flag=True, help="loop: up to the verdict, and no further")
 @click.pass_context
 def train(
     context: click.Context,
@@ -514,8 +495,13 @@ def train(
     base: str | None,
     method: Method | None,
     trials: int | None,
+    dry_run: bool,
 ) -> None:
     """Train now: `loop` learns from the corrections and lets the gate decide, `bundled` makes the shipped model.
+
+    What passes the gate is promoted by the trainer once it did well as a shadow (`tickerloop models standing`). After a
+    --dry-run nothing comes of the verdict. It is in the ledger all the same, and counts as a look at the held-out
+    texts, since it tells what they say: whoever tries until one passes is to need more evidence.
 
     --method head fits the head alone, in seconds; lora tunes the champion's encoder too, by a small change to each of
     its matrices; full tunes all of its weights. These two take minutes, at low priority, and `tickerloop status` tells
@@ -552,7 +538,14 @@ def train(
     with database() as cursor:
         evaluations.record(cursor, triggers.by_command(observed.read(cursor)))
     outcome = train_once(
-        settings(), "command", say, encoder=encoder, base=replayed, method=method, trials=trials or 0
+        settings(),
+        "command",
+        say,
+        encoder=encoder,
+        base=replayed,
+        method=method,
+        trials=trials or 0,
+        dry_run=dry_run,
     )
     show(outcome)
 
@@ -591,6 +584,7 @@ def _mount() -> None:
     from services.ingest.cli import ingest
     from services.keys.cli import keys
     from services.labelstudio.cli import labels
+    from services.trainer.cli import COMMANDS
     from services.trainer.train_cli import manifest, why
 
     train.add_command(why)
@@ -600,6 +594,8 @@ def _mount() -> None:
     main.add_command(annotators)
     main.add_command(quarantine)
     main.add_command(labels)
+    for command in COMMANDS:
+        models.add_command(command)
 
 
 _mount()

@@ -65,6 +65,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     shadow_share: Annotated[float, Meta(gt=0, le=1)] = 0.1
     """Most of a scorer's time that a shadow is at work, 0 to 1, and so the most by which it slows the champion. What it
     can't score in that time it leaves out."""
+    shadow_texts: Annotated[int, Meta(ge=0)] = 200
+    """Texts that a challenger which passed the gate answers as a shadow before it is promoted; 0 promotes at once."""
+    shadow_s: Annotated[int, Meta(ge=0)] = 600
+    """How long its shadow waits for live texts; then the newest stored ones make up the number."""
+    approve: bool = False
+    """Whether a person has to approve of a challenger that passed the gate and did well as a shadow."""
+    cooldown_s: Annotated[int, Meta(ge=0)] = DAY_MS // 1000
+    """How long no challenger is promoted by the gate after a champion proved worse and was rolled back."""
     retrain_after: int = 200
     """New training examples that trigger a retraining. A quarter of it is enough where the stream has drifted or the
     champion does badly."""

@@ -1,18 +1,21 @@
-"""What every command stands on: whose settings it takes, a cursor in their database, JSON for scripts."""
+"""What commands stand on: whose settings they take, a cursor in their database, decisions about models, JSON."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 from psycopg2.extensions import cursor as Cursor
 
 from services.settings import PREFIX, Settings, from_environment
+
+if TYPE_CHECKING:
+    from services.trainer.promotion import Promoter
 
 
 def settings() -> Settings:
@@ -31,6 +34,37 @@ def database() -> Iterator[Cursor]:
 
     with closing(settings().connector("cli")()) as connection, transaction(connection), connection.cursor() as cursor:
         yield cursor
+
+
+@contextmanager
+def promoter() -> Iterator[Promoter]:
+    """For one decision about models."""
+    from services.trainer.promotion import Promoter
+
+    chosen = settings()
+    with closing(chosen.open_bus("models")) as bus:
+        yield Promoter(bus, chosen.connector("models"), chosen.prepare_s)
+
+
+def decision(command: Callable[..., None]) -> Callable[..., None]:
+    """What every decision about models is given."""
+    for option in (
+        click.option(
+            "--expected-epoch", type=int, default=None, help="refuse if the champion changed since you looked"
+        ),
+        click.option(
+            "--actor", default=lambda: os.environ.get("USER", "operator"), callback=_person, help="who decides"
+        ),
+        click.option("--reason", required=True, help="kept in the ledger"),
+    ):
+        command = option(command)
+    return command
+
+
+def _person(_: click.Context, __: click.Parameter, actor: str) -> str:
+    from services.trainer.standing import person
+
+    return person(actor)
 
 
 def show(value: Any) -> None:

@@ -8,12 +8,14 @@ from typing import Any
 import click
 import msgspec
 
-from ops.bench import end_to_end, engine, gate, live, plumbing, shadow, training_beside
+from ops.bench import end_to_end, engine, gate, live, plumbing, rollback, shadow, training_beside
 from ops.bench.common import ROOT, Corpus, buses, console, machine, write
 
 DEMO = ROOT / "services" / "demo" / "stream.jsonl"
-NAMES = ("engine", "shadow", "training_beside", "end_to_end", "workers", "plumbing", "live", "swap", "steady", "gate")
-ALONE = ("engine", "shadow", "training_beside", "gate")
+NAMES = (
+    "engine", "shadow", "training_beside", "end_to_end", "workers", "plumbing", "live", "swap", "steady", "gate", "rollback",
+)  # fmt: skip
+ALONE = ("engine", "shadow", "training_beside", "gate", "rollback")
 """Without a bus."""
 
 
@@ -46,6 +48,7 @@ def main(
       swap         the same at nine tenths of the loop's own rate, in posts of 16 texts
       steady       the same without a swap at seven tenths, ten times as long: latency by the minute, and memory
       gate         500 simulated sequences of challengers each: how many of what gain are promoted
+      rollback     500 simulated champions each: after how many labels one that is worse is rolled back
 
     Each writes var/bench/NAME.json. A quiet machine gives figures worth quoting.
     """
@@ -62,6 +65,8 @@ def main(
             figures |= training_beside.run(corpus.texts, runs)
         elif name == "gate":
             figures = gate.run()
+        elif name == "rollback":
+            figures = rollback.run()
         for bus in () if name in ALONE else (only,) if only else buses():
             if name == "end_to_end":
                 figures[bus] = end_to_end.run(corpus, runs, bus)

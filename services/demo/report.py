@@ -112,6 +112,9 @@ def show(report: Report, console: Console, data: Path) -> None:
     console.print(
         f"epoch {report.ledger.epoch}: {report.ledger.action} {report.ledger.version}, {report.ledger.reason}"
     )
+    if shadow := report.ledger.evidence.get("shadow"):
+        agreed = f"{shadow['agreement']['rate']:.0%}"
+        console.print(f"before that it shadowed the champion on {shadow['texts']} texts, and agreed on {agreed}")
     console.print(
         f"{chain}; scorers went from {report.model_before} to {report.model_after or 'nothing: no promotion'}"
     )

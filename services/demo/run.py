@@ -35,6 +35,9 @@ from services.trainer.accuracy import accuracy
 
 RETRAIN_AFTER: Final = 300
 """Labels to learn from that start a training: most of what the readers give, so that one run sees enough."""
+SHADOW_TEXTS: Final = 100
+"""Nothing streams while the challenger shadows, so they are stored ones: two seconds, where the default's wait for live
+texts would take ten minutes."""
 LATE_STORIES: Final = 60
 """Stories that come only after the promotion, to be seen scored by the new model."""
 START_S: Final = 90.0
@@ -56,6 +59,8 @@ def main(seed: int, data: Path) -> int:
         port=0,
         retrain_after=RETRAIN_AFTER,
         retrain_below=0,  # one run, with all that the readers give
+        shadow_texts=SHADOW_TEXTS,
+        shadow_s=0,
         partitions=2,
     )
     try:
@@ -161,7 +166,7 @@ def _decided(settings: Settings) -> registry.LedgerRow:
     deadline = time.monotonic() + TRAIN_S
     while time.monotonic() < deadline:
         rows = _ledger(settings)
-        if rows[-1].actor == "trainer":
+        if rows[-1].actor == registry.GATE and rows[-1].action in ("promote", "refuse", "withdraw"):
             return rows[-1]
         time.sleep(0.2)
     raise TimeoutError("the trainer has not decided in time; look at the log of trainer.0")

@@ -17,7 +17,7 @@ from services.feedback import quarantine, trust
 from services.feedback.quarantine import Reason
 from services.feedback.trust import Judgement, Voter, Word
 from services.stream.errors import Rejected
-from services.stream.events import LABELS
+from services.stream.events import LABELS, Label
 from services.trainer.anchors import anchors
 
 Decision = Literal["held", "released", "refused"]
@@ -87,8 +87,15 @@ def hold(cursor: Cursor, now: int) -> int:
     return changed
 
 
-def taught(cursor: Cursor, before: Before) -> dict[str, Taught]:
-    """By the example that carries it, what each story may teach by the words `before` a cut: without what trusted people
+def measured(cursor: Cursor) -> dict[str, Label]:
+    """By text id, the label of each held-out text that is settled by trusted people, one of whom was shown it at random."""
+    found = {example: story for example, story in taught(cursor).items() if story.measures}
+    cursor.execute("SELECT example_id, text_id FROM example WHERE holdout AND example_id = ANY(%s)", ([*found],))
+    return {text: LABELS[found[example].label] for example, text in cursor.fetchall()}
+
+
+def taught(cursor: Cursor, before: Before | None = None) -> dict[str, Taught]:
+    """By the example that carries it, what each story may teach by the words `before` a cut, or all: without what trusted people
     flagged, and with weights that nobody's share exceeds. What is set aside, and gold answers, are taken as they are now."""
     judged = judgement(cursor, before)
     flagged = _flagged(cursor, before, judged.trusted())
@@ -173,7 +180,7 @@ def _judged(said: Sequence[Word], rows: Sequence[Quarantined]) -> Judgement:
     return trust.judge(said, silent, copied)
 
 
-def _flagged(cursor: Cursor, before: Before, trusted: set[Voter]) -> set[str]:
+def _flagged(cursor: Cursor, before: Before | None, trusted: set[Voter]) -> set[str]:
     cursor.execute("SELECT cluster, who, role FROM kept_words(%s, %s) WHERE kind = 'flag'", _arrays(before))
     return {cluster for cluster, who, role in cursor.fetchall() if Voter(who, role != "annotator") in trusted}
 

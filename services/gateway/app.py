@@ -32,6 +32,7 @@ ROUTES: Final[dict[Role, tuple[HTTPRouteHandler, ...]]] = {
         models.get_model,
         models.get_ledger,
         training.get_training,
+        models.get_standing,
         health.get_status,
         health.get_metrics,
         stream.stream,
@@ -49,6 +50,10 @@ ROUTES: Final[dict[Role, tuple[HTTPRouteHandler, ...]]] = {
         models.rollback,
         models.shadow,
         models.unshadow,
+        models.approve,
+        models.reject,
+        models.pin,
+        models.unpin,
     ),
 }
 """What each role may do, beside what `services.keys.GRANTS` gives it of the others."""

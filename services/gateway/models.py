@@ -1,11 +1,11 @@
-"""The registry over HTTP: GET /v1/models and /v1/ledger, promote and roll back, shadow and unshadow."""
+"""The registry over HTTP: models, ledger and what may change the champion next; every decision that people make."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 from contextlib import closing
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from litestar import get, post
@@ -16,18 +16,21 @@ from psycopg2.extensions import cursor as Cursor
 
 from services.gateway.access import name_of
 from services.gateway.core import Gateway, SafeRequest, gateway_of
-from services.gateway.problems import MEDIA_TYPE, SPECS, Problem, ProblemBody, no_nul
+from services.gateway.problems import MEDIA_TYPE, SPECS, Problem, ProblemBody, invalid, no_nul
 from services.stream.errors import Rejected
 from services.stream.events import ModelChange, Name, ShortText
-from services.trainer import registry
+from services.trainer import registry, standing
 from services.trainer.comparison import Compared, compared
 from services.trainer.promotion import Promoter, Unprepared
 from services.trainer.registry import LedgerRow, Version
+from services.trainer.standing import Standing
 
+_T = TypeVar("_T")
 _Version = Annotated[str, PathParameter(max_length=200)]
 _Epoch = Annotated[int, Meta(ge=0, le=2**53)]
 _REFUSED = (
-    "The champion or its shadow isn't as expected (conflict), or a live scorer can't serve the model (unprepared)"
+    "The champion, its shadow or the challenger isn't as expected (conflict), or a live scorer can't serve the model"
+    " (unprepared)"
 )
 _CHANGES = {**SPECS, 409: ResponseSpec(ProblemBody, description=_REFUSED, media_type=MEDIA_TYPE)}
 
@@ -70,6 +73,13 @@ async def get_model(request: SafeRequest, version: _Version) -> Compared:
 async def get_ledger(request: SafeRequest) -> list[LedgerRow]:
     """Every decision, oldest first; each row carries the hash of the row before."""
     return await gateway_of(request).pool.run(registry.ledger)
+
+
+@get("/v1/standing", responses=SPECS, tags=["models"])
+async def get_standing(request: SafeRequest) -> Standing:
+    """The challenger under way with its evidence, a pin, a cool-down, and the champion against the one before."""
+    gateway = gateway_of(request)
+    return await gateway.pool.run(lambda cursor: standing.now(cursor, gateway.settings.cooldown_s))
 
 
 @post("/v1/models/{version:str}/promote", status_code=200, responses=_CHANGES, tags=["models"])
@@ -118,14 +128,57 @@ async def unshadow(request: SafeRequest, data: JSONBody[Decision]) -> ModelChang
     )
 
 
+@post("/v1/models/{version:str}/approve", status_code=200, responses=_CHANGES, tags=["models"])
+async def approve(request: SafeRequest, version: _Version, data: JSONBody[Decision]) -> ModelChange:
+    """Promote the challenger that awaits approval."""
+    actor = _actor(request, data, version)
+    return await _change(
+        gateway_of(request),
+        lambda promoter: promoter.approve(version, actor=actor, reason=data.reason, expected_epoch=data.expected_epoch),
+    )
+
+
+@post("/v1/models/{version:str}/reject", status_code=200, responses=_CHANGES, tags=["models"])
+async def reject(request: SafeRequest, version: _Version, data: JSONBody[Decision]) -> ModelChange:
+    """Give up a challenger that passed the gate, wherever it stands."""
+    actor = _actor(request, data, version)
+    return await _change(
+        gateway_of(request),
+        lambda promoter: promoter.reject(version, actor=actor, reason=data.reason, expected_epoch=data.expected_epoch),
+    )
+
+
+@post("/v1/models/pin", status_code=200, responses=_CHANGES, tags=["models"])
+async def pin(request: SafeRequest, data: JSONBody[Decision]) -> LedgerRow:
+    """Keep the champion: neither the gate nor the watch changes it until `unpin`; people may."""
+    actor = _actor(request, data)
+    return await _change(
+        gateway_of(request),
+        lambda promoter: promoter.pin(actor=actor, reason=data.reason, expected_epoch=data.expected_epoch),
+    )
+
+
+@post("/v1/models/unpin", status_code=200, responses=_CHANGES, tags=["models"])
+async def unpin(request: SafeRequest, data: JSONBody[Decision]) -> LedgerRow:
+    """Let the gate and the watch change the champion again."""
+    actor = _actor(request, data)
+    return await _change(
+        gateway_of(request),
+        lambda promoter: promoter.unpin(actor=actor, reason=data.reason, expected_epoch=data.expected_epoch),
+    )
+
+
 def _actor(request: SafeRequest, data: Decision, version: str | None = None) -> str:
     """Who decides, once the request can be taken; see `name_of`."""
     no_nul(version=version, actor=data.actor, reason=data.reason)
-    return name_of(request, "actor", data.actor)
+    try:
+        return standing.person(name_of(request, "actor", data.actor))
+    except Rejected as reserved:
+        raise invalid("actor", reserved.detail) from None
 
 
-async def _change(gateway: Gateway, change: Callable[[Promoter], ModelChange]) -> ModelChange:
-    def run() -> ModelChange:
+async def _change(gateway: Gateway, change: Callable[[Promoter], _T]) -> _T:
+    def run() -> _T:
         # Not the process's own bus: what publishes under that name is the acceptor.
         with closing(gateway.settings.open_bus("gateway.models")) as bus:
             context = gateway.context

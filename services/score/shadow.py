@@ -23,7 +23,7 @@ from services.score.loading import Refused, loaded
 from services.score.outcome import predicted
 from services.stream import metrics, topics
 from services.stream.bus import Bus, Outgoing, Record
-from services.stream.errors import Rejected, TickerloopError
+from services.stream.errors import Fatal, Rejected, TickerloopError, Transient
 from services.stream.events import CleanText, ModelChange, encode
 from services.stream.loop import Backoff
 
@@ -33,7 +33,7 @@ WAITING: Final = 4
 """Pieces that wait at most: enough for the shadow to have work when its rest is over."""
 
 Batch = Sequence[tuple[CleanText, Record]]
-"""Texts that the champion scored, with the records that they came in."""
+"""Texts that the champion could score, with the records that they came in."""
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +45,8 @@ class State(msgspec.Struct, frozen=True):
     epoch: int
     state: Literal["loading", "scoring", "refused"] = "loading"
     reason: str = ""
+    failed: int = 0
+    """Texts on which it failed, and the champion did not."""
 
 
 class Duty:
@@ -129,7 +131,9 @@ class Shadow:
             with closing(self._open_bus()) as bus:
                 while (batch := job.take()) is not None:
                     with duty.work():
-                        _score(engine, bus, job.change, batch, backoff)
+                        failed = _score(engine, bus, job.change, batch, backoff)
+                    if failed:
+                        job.state = msgspec.structs.replace(job.state, failed=job.state.failed + failed)
 
     def _loaded(self, job: _Job) -> Engine | None:
         found = loaded(self._load, job.change.version, lambda: not job.ended.is_set(), Backoff(job.ended))
@@ -142,9 +146,9 @@ class Shadow:
         return found
 
 
-def _score(engine: Engine, bus: Bus, change: ModelChange, batch: Batch, backoff: Backoff) -> None:
-    """Score and publish a batch, or leave it out."""
-    published = 0
+def _score(engine: Engine, bus: Bus, change: ModelChange, batch: Batch, backoff: Backoff) -> int:
+    """Score and publish a batch, or leave it out; on how many texts the model failed."""
+    published = failed = 0
     try:
         answers = engine.score([text.text for text, _ in batch], Priority.BACKGROUND)
         at, languages = now_ms(), engine.card.languages
@@ -153,13 +157,16 @@ def _score(engine: Engine, bus: Bus, change: ModelChange, batch: Batch, backoff:
             for (text, record), scored in zip(batch, answers, strict=True)
             if not isinstance(scored, Rejected)
         ]
+        failed = len(batch) - len(events)
         if events:
             bus.publish([Outgoing(topics.SHADOW, event.text_id.encode(), encode(event)) for event in events])
         published = len(events)
         backoff.reset()
     except Exception as error:  # whatever it is, the stream goes on
         known = isinstance(error, TickerloopError)
+        failed = failed if isinstance(error, Transient | Fatal) else len(batch)
         log.warning("the shadow %s leaves out %d texts: %s", change.version, len(batch), error, exc_info=not known)
         backoff.wait()
     metrics.SHADOW_SCORED.labels(change.version).inc(published)
     metrics.SHADOW_DROPPED.labels(change.version, "failed").inc(len(batch) - published)
+    return failed

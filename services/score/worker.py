@@ -232,8 +232,9 @@ class Worker:
             except Rejected as rejected:
                 answers.append(rejected)
         texts = [text for text, _ in good]
-        scores = iter(zip(texts, used.engine.score([text.text for text in texts]), strict=True))
-        self._shadow.offer(good)
+        scored = used.engine.score([text.text for text in texts])
+        scores = iter(zip(texts, scored, strict=True))
+        self._shadow.offer([one for one, said in zip(good, scored, strict=True) if not isinstance(said, Rejected)])
         metrics.BATCH_TEXTS.observe(len(texts))
         metrics.SCORED.labels(used.version).inc(len(texts))
         scored_at = now_ms()

@@ -201,7 +201,7 @@ class Example(Event, frozen=True, kw_only=True):
     given: Millis
 
 
-ModelAction = Literal["promote", "rollback", "shadow", "unshadow"]
+ModelAction = Literal["promote", "rollback", "shadow", "unshadow", "withdraw"]
 
 
 class ModelChange(Event, frozen=True, kw_only=True):
@@ -210,7 +210,8 @@ class ModelChange(Event, frozen=True, kw_only=True):
     epoch: int
     version: str
     action: ModelAction
-    """`promote` and `rollback` change the champion. A shadow ends with the next change of any kind."""
+    """`promote` and `rollback` change the champion; `withdraw` gives up a challenger that passed the gate. A shadow
+    ends with the next change of any kind."""
     previous: str | None
     """The champion when it was decided, which a promotion or rollback replaces."""
     at: Millis

@@ -20,6 +20,8 @@ import numpy as np
 from scipy.special import zeta
 from scipy.stats import binom
 
+from services.trainer.registry import CHANGES, GATE
+
 ALPHA: Final = 0.02
 """Of a whole sequence of looks: the chance that any challenger that is no better is promoted."""
 DECAY: Final = 1.5
@@ -80,6 +82,10 @@ class Decision(Protocol):
         """What was done."""
 
     @property
+    def version(self) -> str:
+        """With which model."""
+
+    @property
     def actor(self) -> str:
         """By whom."""
 
@@ -88,25 +94,30 @@ class Decision(Protocol):
         """What it rests on."""
 
 
-GATE: Final = "trainer"
-"""The actor of the gate's decisions."""
+LOOKS: Final = ("refuse", "pass", "promote", "dry-run")
+"""Actions by which the gate says what it saw in a look at the holdout. A dry run tells it, too."""
 
 
 def looks(decisions: Iterable[Decision]) -> int:
-    """How often the holdout was looked at since the gate's last pass, oldest decision first.
+    """How often the holdout was looked at since the last challenger that passed was promoted, oldest decision first.
 
-    A pass begins a new sequence: the new champion was chosen for being good on this holdout, so the next challenger has
-    it harder there than in truth. A rollback takes the pass back, and the looks before it count again. A promotion by
-    hand begins nothing anew.
+    Its promotion begins a new sequence: the new champion was chosen for being good on this holdout, so the next
+    challenger has it harder there than in truth. A rollback takes the promotion back, and the looks before it count
+    again. A promotion by hand of what didn't pass begins nothing anew.
     """
     count = 0
     before: list[int] = []
+    passed = None
     for row in decisions:
-        if row.actor == GATE and row.action in ("promote", "refuse") and row.evidence.get("look") != 0:
+        chosen = row.action == "promote" and row.version == passed
+        if row.actor == GATE and not chosen and row.action in LOOKS and row.evidence.get("look") != 0:
             count += 1
-            if row.action == "promote":
-                before.append(count)
-                count = 0
+            chosen = row.action == "promote"
+        if row.action == "promote":
+            before.append(count if chosen else 0)
+            count = 0 if chosen else count
         elif row.action == "rollback" and before:
             count += before.pop()
+        if row.action in ("pass", "withdraw", *CHANGES):
+            passed = row.version if row.action == "pass" else None
     return count

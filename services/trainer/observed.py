@@ -17,7 +17,7 @@ REVIEWED: Final = 500
 
 _FRESH: Final = (
     "FROM kept_word WHERE label IS NOT NULL AND NOT holdout"
-    " AND position > (SELECT coalesce(max(upto), 0) FROM training_run WHERE state IN ('promoted', 'refused'))"
+    " AND position > (SELECT coalesce(max(upto), 0) FROM training_run WHERE state IN ('promoted', 'passed', 'refused'))"
 )
 
 
@@ -34,7 +34,7 @@ def read(cursor: Cursor) -> Numbers:
     cursor.execute(f"SELECT count(*), count(*) FILTER (WHERE label <> predicted), min(given) {_FRESH}")
     new, contradicting, oldest = _one(cursor)
     cursor.execute(
-        "SELECT max(finished) FILTER (WHERE state IN ('promoted', 'refused')),"
+        "SELECT max(finished) FILTER (WHERE state IN ('promoted', 'passed', 'refused')),"
         " max(finished) FILTER (WHERE state <> 'failed' OR detail->>'error' <> 'killed') FROM training_run"
     )
     decided, ended = _one(cursor)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from typing import Any, Final, Literal, NamedTuple
 
@@ -23,8 +23,8 @@ from services.stream.bus import Bus, Outgoing
 from services.stream.database import Connect, transaction
 from services.stream.errors import Rejected, Transient
 from services.stream.events import ModelChange, Preparation, encode
-from services.trainer import registry
-from services.trainer.registry import Conflict
+from services.trainer import registry, standing
+from services.trainer.registry import Conflict, LedgerRow
 
 SERVICE: Final = "score"
 DETAIL: Final = "preparation"
@@ -77,15 +77,27 @@ def answers(found: Sequence[Service], offset: int) -> Answers:
     return Answers(refused, silent)
 
 
+Check = Callable[[Sequence[LedgerRow]], object]
+"""Raises Conflict where the ledger says by now what speaks against a decision."""
+
+
 class Promoter:
-    """Changes the champion and its shadow. `bus` must be one that may publish; a set `stop` ends a wait."""
+    """Changes the champion and its shadow, and decides about challengers. `bus` must be one that may publish; a set
+    `stop` ends a wait. A `check` is made on the ledger as it is when the row is written."""
 
     def __init__(self, bus: Bus, connect: Connect, patience_s: float, stop: threading.Event | None = None) -> None:
         self._bus, self._connect, self._patience_s = bus, connect, patience_s
         self._stop = stop or threading.Event()
 
     def promote(
-        self, version: str, *, actor: str, reason: str, evidence: Mapping[str, Any], expected_epoch: int | None = None
+        self,
+        version: str,
+        *,
+        actor: str,
+        reason: str,
+        evidence: Mapping[str, Any],
+        expected_epoch: int | None = None,
+        check: Check | None = None,
     ) -> ModelChange:
         """Make `version` the champion.
 
@@ -93,30 +105,90 @@ class Promoter:
             Conflict, Rejected: see `registry.settled`; or the champion has moved while the scorers were preparing.
             Unprepared, Transient: see `prepare`.
         """
-        return self._change("promote", version, actor, reason, evidence, expected_epoch)
+        return self._change("promote", version, actor, reason, evidence, expected_epoch, check)
 
-    def rollback(self, *, actor: str, reason: str, expected_epoch: int | None = None) -> ModelChange:
+    def approve(self, version: str, *, actor: str, reason: str, expected_epoch: int | None = None) -> ModelChange:
+        """Promote the challenger that awaits approval, with its evidence.
+
+        Raises: as `promote`; Conflict, too, where `version` doesn't.
+        """
+        with closing(self._connect()) as connection, transaction(connection), connection.cursor() as cursor:
+            found = standing.awaiting(registry.ledger(cursor), version)
+        return self._change(
+            "promote",
+            version,
+            actor,
+            reason,
+            found.evidence,
+            expected_epoch,
+            lambda rows: standing.awaiting(rows, version),
+        )
+
+    def rollback(
+        self,
+        *,
+        actor: str,
+        reason: str,
+        evidence: Mapping[str, Any] | None = None,
+        expected_epoch: int | None = None,
+        check: Check | None = None,
+    ) -> ModelChange:
         """Go back to the champion before the current one; rolling back twice goes back two.
 
         Raises: as `promote`; Conflict, too, where there is none to go back to.
         """
-        return self._change("rollback", None, actor, reason, {}, expected_epoch)
+        return self._change("rollback", None, actor, reason, evidence or {}, expected_epoch, check)
 
-    def shadow(self, version: str, *, actor: str, reason: str, expected_epoch: int | None = None) -> ModelChange:
+    def shadow(
+        self,
+        version: str,
+        *,
+        actor: str,
+        reason: str,
+        expected_epoch: int | None = None,
+        check: Check | None = None,
+    ) -> ModelChange:
         """Have `version` score a sample of the stream beside the champion, in the place of any other; what it says is
         kept apart. It ends by `unshadow`, and with the champion that it shadows.
 
         Raises:
             Conflict, Rejected: see `registry.settled`.
         """
-        return self._decide("shadow", version, actor, reason, {}, expected_epoch)
+        return registry.change_of(self.decide("shadow", version, actor, reason, {}, expected_epoch, check))
 
     def unshadow(self, *, actor: str, reason: str, expected_epoch: int | None = None) -> ModelChange:
         """End the shadow.
 
         Raises: as `shadow`.
         """
-        return self._decide("unshadow", None, actor, reason, {}, expected_epoch)
+        return registry.change_of(self.decide("unshadow", None, actor, reason, {}, expected_epoch))
+
+    def reject(self, version: str, *, actor: str, reason: str, expected_epoch: int | None = None) -> ModelChange:
+        """Give up a challenger that passed the gate, wherever it stands; its shadow ends.
+
+        Raises:
+            Conflict: it is no longer under way, or see `registry.settled`.
+        """
+        row = self.decide(
+            "withdraw", version, actor, reason, {}, expected_epoch, lambda rows: standing.under_way(rows, version)
+        )
+        return registry.change_of(row)
+
+    def pin(self, *, actor: str, reason: str, expected_epoch: int | None = None) -> LedgerRow:
+        """Let neither the gate nor the watch change the champion; people may.
+
+        Raises:
+            Conflict: it is pinned already, or see `registry.settled`.
+        """
+        return self.decide("pin", None, actor, reason, {}, expected_epoch, standing.must_be_free)
+
+    def unpin(self, *, actor: str, reason: str, expected_epoch: int | None = None) -> LedgerRow:
+        """End the pin.
+
+        Raises:
+            Conflict: there is none, or see `registry.settled`.
+        """
+        return self.decide("unpin", None, actor, reason, {}, expected_epoch, standing.must_be_pinned)
 
     def _change(
         self,
@@ -126,14 +198,16 @@ class Promoter:
         reason: str,
         evidence: Mapping[str, Any],
         expected_epoch: int | None,
+        check: Check | None,
     ) -> ModelChange:
         with closing(self._connect()) as connection, transaction(connection), connection.cursor() as cursor:
             current, version = registry.settled(cursor, action, wanted, expected_epoch)
         if current is not None:  # else no scorer serves anything yet
             self.prepare(version)
-        return self._decide(action, version, actor, reason, evidence, current.epoch if current else 0)
+        epoch = current.epoch if current else 0
+        return registry.change_of(self.decide(action, version, actor, reason, evidence, epoch, check))
 
-    def _decide(
+    def decide(
         self,
         action: str,
         version: str | None,
@@ -141,10 +215,19 @@ class Promoter:
         reason: str,
         evidence: Mapping[str, Any],
         expected_epoch: int | None,
-    ) -> ModelChange:
-        changes: list[ModelChange] = []
+        check: Check | None = None,
+    ) -> LedgerRow:
+        """Write one row and, if scorers follow it, tell them, in one effect.
+
+        Raises:
+            Conflict, Rejected: see `registry.settled`; or what `check` raises.
+        """
+        written: list[LedgerRow] = []
 
         def write(cursor: Cursor) -> list[Outgoing]:
+            registry.lock(cursor)
+            if check is not None:
+                check(registry.ledger(cursor))
             row = registry.decide(
                 cursor,
                 action,
@@ -154,11 +237,11 @@ class Promoter:
                 evidence=evidence,
                 expected_epoch=expected_epoch,
             )
-            changes.append(registry.change_of(row))
-            return [registry.announcement(row)]
+            written.append(row)
+            return [registry.announcement(row)] if row.action in registry.TOLD else []
 
         self._bus.write(write)
-        return changes[-1]
+        return written[-1]
 
     def prepare(self, version: str) -> None:
         """Have every live scorer load and prove `version`, and return once all are ready; at once where none is alive.

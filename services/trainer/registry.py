@@ -34,8 +34,13 @@ CARD: Final = "model.json"
 
 CHANGES: Final = ("promote", "rollback")
 """Actions that change the champion."""
-TOLD: Final = (*CHANGES, "shadow", "unshadow")
+TOLD: Final = (*CHANGES, "shadow", "unshadow", "withdraw")
 """Actions that scorers follow, and so are told in `models`; the others are on record only."""
+
+GATE: Final = "trainer"
+"""The actor of the gate's decisions."""
+WATCH: Final = "watch"
+"""The actor of rollbacks by what readers' labels say of a champion afterwards."""
 
 
 class Conflict(Rejected):
@@ -279,8 +284,8 @@ def _differences(rows: Sequence[LedgerRow], announced: Sequence[ModelChange]) ->
 def settled(
     cursor: Cursor, action: str, version: str | None, expected_epoch: int | None
 ) -> tuple[Champion | None, str]:
-    """The champion as it is now, and the version that the action is about; None takes the one before the champion, or
-    what shadows it.
+    """The champion as it is now, and the version that the action is about; None takes the one before the champion, what
+    shadows it, or, for a pin, the champion itself.
 
     Raises:
         Conflict: `expected_epoch` is given and the champion's epoch is another by now; the version is the champion, or
@@ -291,7 +296,7 @@ def settled(
     if expected_epoch is not None and expected_epoch != (current.epoch if current else 0):
         raise Conflict(f"the champion's epoch is {current.epoch if current else 0}, not {expected_epoch}")
     if version is None:
-        version = _shadow(cursor) if action == "unshadow" else _before(ledger(cursor))
+        version = _meant(cursor, action, current)
     elif action in ("promote", "shadow") and current is not None and current.version == version:
         raise Conflict(f"{version} is the champion already")
     elif action == "shadow":
@@ -300,6 +305,16 @@ def settled(
     if cursor.fetchone() is None:
         raise _unknown(version)
     return current, version
+
+
+def _meant(cursor: Cursor, action: str, current: Champion | None) -> str:
+    if action == "rollback":
+        return _before(ledger(cursor))
+    if action == "unshadow":
+        return _shadow(cursor)
+    if current is None:
+        raise Conflict("there is no champion yet")
+    return current.version
 
 
 def _shadow(cursor: Cursor) -> str:
@@ -317,6 +332,11 @@ def _free_to_shadow(cursor: Cursor, current: Champion | None, version: str) -> N
         raise Conflict(f"{version} shadows the champion already")
 
 
+def lock(cursor: Cursor) -> None:
+    """Nobody else decides until the transaction's end: what is read from here on is what the decision rests on."""
+    cursor.execute("LOCK TABLE ledger IN EXCLUSIVE MODE")
+
+
 def decide(
     cursor: Cursor,
     action: str,
@@ -332,7 +352,7 @@ def decide(
     Raises:
         Conflict, Rejected: see `settled`.
     """
-    cursor.execute("LOCK TABLE ledger IN EXCLUSIVE MODE")
+    lock(cursor)
     current, version = settled(cursor, action, version, expected_epoch)
     cursor.execute("SELECT epoch, hash FROM ledger ORDER BY epoch DESC LIMIT 1")
     last, previous = cursor.fetchone() or (0, GENESIS)

@@ -26,7 +26,19 @@ from services.settings import Method, Settings
 from services.stream.bus import Bus, Outgoing
 from services.stream.database import transaction
 from services.stream.errors import Misconfigured
-from services.trainer import assembly, calibration, checkpoint, dataset, design, evidence, gate, leaks, manifest, registry
+from services.trainer import (
+    assembly,
+    calibration,
+    checkpoint,
+    dataset,
+    design,
+    evidence,
+    gate,
+    leaks,
+    manifest,
+    registry,
+    standing,
+)
 from services.trainer.base import NO_BASE, Base
 from services.trainer.dataset import Dataset
 from services.trainer.evidence import Side
@@ -36,10 +48,14 @@ from services.trainer.head import FRESH, fit
 from services.trainer.lesson import Lesson, lesson
 from services.trainer.progress import LOCK, Report, Stage
 from services.trainer.promotion import Promoter, Unprepared
+from services.trainer.registry import LedgerRow
 
 TRANSFER: Final = FRESH._replace(epochs=40, batch=64)
 """For a head over another encoder, which learns from hundreds of texts, not from ten thousand."""
 SEED: Final = 1
+
+ENDED: Final = {"promote": "promoted", "pass": "passed", "refuse": "refused", "dry-run": "dry run"}
+"""States of a run that came to its end, by what it decided."""
 
 Say = Callable[[str], None]
 
@@ -48,6 +64,8 @@ class Outcome(msgspec.Struct, frozen=True):
     """What a run came to. `epoch` is its ledger row; `version` the challenger's."""
 
     version: str
+    action: str
+    """promote; pass, where something comes before that; refuse; dry-run."""
     promoted: bool
     epoch: int
     reason: str
@@ -67,16 +85,18 @@ def train_once(
     method: Method | None = None,
     trials: int = 0,
     seed: int = SEED,
+    dry_run: bool = False,
 ) -> Outcome:
     """Fit a challenger, judge it, and write the decision, for or against, into the ledger.
 
     `encoder` names another encoder for it than the champion's: a folder, or a model that Hugging Face has. `base` are
     labelled texts of the user's own to replay. `method` is that of the settings where none is given; with `trials` so
-    many ways of tuning are tried first.
+    many ways of tuning are tried first. After a `dry_run` nothing comes of what is decided, and the labels still wait to
+    be learned from.
 
     Raises:
-        Misconfigured: another run is under way, nothing was ever promoted, nobody has labelled anything yet, or the
-            dataset leaks (`leaks`).
+        Misconfigured: another run or its challenger is under way, nothing was ever promoted, nobody has labelled
+            anything yet, or the dataset leaks (`leaks`).
         Conflict: the champion has moved, or another model was prepared, meanwhile; nothing was decided.
         Transient: a server is away; nothing was decided.
     """
@@ -89,7 +109,12 @@ def train_once(
                 raise Misconfigured("there is no champion to start from; `tickerloop migrate` registers one")
             folder = registry.fetch(cursor, champion.version, settings.model_cache)
             data = assembly.assemble(cursor, base)
-            look = 1 + design.looks(registry.ledger(cursor))
+            rows = registry.ledger(cursor)
+        if (under_way := standing.candidate(rows)) is not None:
+            raise Misconfigured(
+                f"{under_way.version} passed the gate and is {under_way.state}; `tickerloop models standing` tells more"
+            )
+        look = 1 + design.looks(rows)
         if not (data.learn or base.examples or encoder):
             raise Misconfigured("there are no labels to learn from yet; correct some predictions first")
         run = _begin(connection, trigger, data)
@@ -114,10 +139,13 @@ def train_once(
                 )
             model, verdict = challenge(engine, runtime, data, taught, seed, look, start)
             say(f"{verdict.champion.rate:.1%} → {verdict.challenger.rate:.1%} on held-out texts: {verdict.reason}")
-            if verdict.promote:
+            verdict = _after_its_past(rows, model, verdict)
+            action = "dry-run" if dry_run else _action(verdict, settings, rows)
+            if action == "promote":
                 promoter = Promoter(bus, settings.connector("train"), settings.prepare_s)
                 verdict = _prepared(bus, promoter, model, champion, verdict)
-            outcome = _record(bus, run, model, champion, verdict, chosen, len(data.learn), began)
+                action = _action(verdict, settings, rows)
+            outcome = _record(bus, run, model, champion, verdict, action, chosen, len(data.learn), began)
             checkpoint.forget(settings.data_folder)
             return outcome
         except BaseException as error:
@@ -194,6 +222,23 @@ def challenge(
     return model, verdict
 
 
+def _after_its_past(rows: Sequence[LedgerRow], model: Model, verdict: Verdict) -> Verdict:
+    """The verdict after what the ledger says: what proved worse in service once is not promoted again by itself."""
+    before = standing.spurned(rows, model.card.version)
+    if not verdict.promote or before is None:
+        return verdict
+    reason = f"{verdict.reason}, but it was rolled back at epoch {before.epoch}: {before.reason}"
+    return msgspec.structs.replace(verdict, promote=False, reason=reason)
+
+
+def _action(verdict: Verdict, settings: Settings, rows: Sequence[LedgerRow]) -> str:
+    """What is decided, as the ledger stands: a pass is a promotion where nothing comes between."""
+    if not verdict.promote:
+        return "refuse"
+    between = settings.shadow_texts or settings.approve or standing.held(rows, settings.cooldown_s, now_ms())
+    return "pass" if between else "promote"
+
+
 def _prepared(bus: Bus, promoter: Promoter, model: Model, champion: registry.Champion, verdict: Verdict) -> Verdict:
     """The verdict after the scorers' word: a model that one of them can't serve is not promoted."""
     bus.write(lambda cursor: _register(cursor, model, champion))
@@ -215,6 +260,7 @@ def _record(
     model: Model,
     champion: registry.Champion,
     verdict: Verdict,
+    action: str,
     method: Method,
     learned_from: int,
     began: float,
@@ -224,22 +270,25 @@ def _record(
 
     def write(cursor: Cursor) -> Sequence[Outgoing]:
         _register(cursor, model, champion)
+        registry.lock(cursor)
+        pinned_since = action == "promote" and standing.pinned(registry.ledger(cursor)) is not None
         row = registry.decide(
             cursor,
-            "promote" if verdict.promote else "refuse",
+            "pass" if pinned_since else action,
             model.card.version,
-            actor=design.GATE,
+            actor=registry.GATE,
             reason=verdict.reason,
             evidence=msgspec.to_builtins(verdict),
             expected_epoch=champion.epoch,
         )
         seconds = round(time.monotonic() - began, 2)
+        promoted = row.action == "promote"
         outcome = Outcome(
-            row.version, verdict.promote, row.epoch, verdict.reason, method, learned_from, verdict, seconds
+            row.version, row.action, promoted, row.epoch, verdict.reason, method, learned_from, verdict, seconds
         )
-        _end(cursor, run, "promoted" if verdict.promote else "refused", msgspec.to_builtins(outcome))
+        _end(cursor, run, ENDED[row.action], msgspec.to_builtins(outcome))
         outcomes.append(outcome)
-        return [registry.announcement(row)] if verdict.promote else []
+        return [registry.announcement(row)] if promoted else []
 
     bus.write(write)
     return outcomes[-1]

@@ -16,9 +16,6 @@ import math
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from scipy.special import betaln
-from scipy.stats import beta
-
 ALPHA: Final = 0.02
 """Chance that a champion that is no worse is ever rolled back."""
 
@@ -40,6 +37,9 @@ class Watch(NamedTuple):
     @property
     def log_evidence(self) -> float:
         """Natural logarithm of the stake: 2^(n+1) ∫ θ^losses (1 − θ)^wins dθ from ½ to 1."""
+        from scipy.special import betaln  # takes a second, which the gateway needn't wait for at its start
+        from scipy.stats import beta
+
         wins, losses = self
         above = float(beta.logsf(0.5, losses + 1, wins + 1))
         return (wins + losses + 1) * math.log(2) + float(betaln(losses + 1, wins + 1)) + above

@@ -1,7 +1,8 @@
 """The trainer: takes the retraining queue in, and trains when a trigger asks for it.
 
-Two threads: the consumer loop writes `training.examples` into rows; the other looks at the triggers and has a child
-process train. Training takes no consumer's time, so membership is kept however long it lasts.
+Three threads: the consumer loop writes `training.examples` into rows; another looks at the triggers and has a child
+process train; the third leads what passed the gate into service, and back (`rollout`). Training takes no consumer's time,
+so membership is kept however long it lasts.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from services.stream.database import transaction
 from services.stream.errors import Rejected, Transient
 from services.stream.events import Example, decode
 from services.stream.loop import Answer, Backoff
-from services.trainer import beside, evaluations, observed, triggers
+from services.trainer import beside, evaluations, observed, registry, rollout, standing, triggers
 from services.trainer.evaluations import Evaluation
 
 GROUP: Final = "trainer"
@@ -39,6 +40,7 @@ log = logging.getLogger(__name__)
 def serve(context: Context) -> None:
     """Run until stopped. A run in progress is given up: its successor goes on from its checkpoint."""
     threading.Thread(target=watch, args=(context,), name="trigger", daemon=True).start()
+    threading.Thread(target=rollout.follow, args=(context,), name="rollout", daemon=True).start()
     context.state = "waiting"
     context.loop(GROUP, topics.EXAMPLES).sink(keep)
 
@@ -71,7 +73,7 @@ def watch(context: Context) -> None:
         try:
             fresh = waiting(context)
             context.detail = {"examples_waiting": fresh, "retrain_after": context.settings.retrain_after}
-            if fresh != seen or time.monotonic() >= due:
+            if not under_way(context) and (fresh != seen or time.monotonic() >= due):
                 seen, due = fresh, time.monotonic() + EVALUATE_EVERY_S
                 found = evaluate(context)
                 if found.train:
@@ -88,6 +90,12 @@ def watch(context: Context) -> None:
         except Exception:
             log.exception("looking at the trigger failed; trying again")
             backoff.wait()
+
+
+def under_way(context: Context) -> bool:
+    """A challenger is on its way into service; until that is decided there is nothing to train against."""
+    with closing(context.connect()) as connection, transaction(connection), connection.cursor() as cursor:
+        return standing.candidate(registry.ledger(cursor)) is not None
 
 
 def waiting(context: Context) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from services.settings import Settings
 from services.stream import topics
 from services.stream.bus import Bus, Outgoing, Record
 from services.stream.events import CleanText, ModelAction, ModelChange, Origin, Prediction, encode, prediction_id
+from services.trainer import registry
 
 
 class Running:
@@ -149,6 +151,33 @@ def outgoing(event: Prediction | CleanText) -> Outgoing:
 
 Start = Callable[..., Running]
 """Starts a gateway; keywords are limits."""
+
+
+def register(gateway: Running, *versions: str) -> None:
+    for created, version in enumerate(versions):
+        gateway.execute(
+            "INSERT INTO model_version (version, parent, card, files, created) VALUES (%s, NULL, %s, '{}', %s)",
+            version, json.dumps({"labels": ["negative", "neutral", "positive"]}), created,
+        )  # fmt: skip
+
+
+def decide(gateway: Running, path: str, epoch: int, **more: Any) -> Any:
+    body = {"actor": "ops", "reason": "better", "expected_epoch": epoch} | more
+    return gateway.client.post(f"/v1/models/{path}", json=body)
+
+
+SHADOW: dict[str, Any] = {"shadow": {"texts": 200, "agreement": {"rate": 0.71}}}
+
+
+def propose(gateway: Running, version: str) -> None:
+    """As the trainer does it for a challenger that passed the gate and did well as a shadow."""
+
+    def write(cursor: registry.Cursor) -> list[Outgoing]:
+        registry.decide(cursor, "pass", version, actor="trainer", reason="better: +9 −1", evidence={"look": 1})
+        registry.decide(cursor, "propose", version, actor="trainer", reason="asks", evidence=SHADOW)
+        return []
+
+    gateway.bus.write(write)
 
 
 def announce(gateway: Running, port: int, slot: int = 0, age_ms: int = 0) -> None:

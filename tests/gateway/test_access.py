@@ -56,6 +56,7 @@ TAKES: Final = {
     ("GET", "/v1/models/{version}"): "reader",
     ("GET", "/v1/ledger"): "reader",
     ("GET", "/v1/training"): "reader",
+    ("GET", "/v1/standing"): "reader",
     ("POST", "/v1/score"): "reader",
     ("POST", "/v1/explain"): "reader",
     ("POST", "/v1/texts"): "source",
@@ -73,6 +74,10 @@ TAKES: Final = {
     ("POST", "/v1/models/{version}/shadow"): "operator",
     ("POST", "/v1/models/unshadow"): "operator",
     ("POST", "/v1/models/rollback"): "operator",
+    ("POST", "/v1/models/{version}/approve"): "operator",
+    ("POST", "/v1/models/{version}/reject"): "operator",
+    ("POST", "/v1/models/pin"): "operator",
+    ("POST", "/v1/models/unpin"): "operator",
 }
 """Every route, and the least role that may use it; None is for anyone."""
 HOLDERS: Final = {

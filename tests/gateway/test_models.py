@@ -5,23 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from gateway_kit import Running, made, problem
+from gateway_kit import SHADOW, Running, decide, made, problem, propose, register
 
 from services.stream import topics
 from services.stream.events import ModelChange, decode
-
-
-def register(gateway: Running, *versions: str) -> None:
-    for created, version in enumerate(versions):
-        gateway.execute(
-            "INSERT INTO model_version (version, parent, card, files, created) VALUES (%s, NULL, %s, '{}', %s)",
-            version, json.dumps({"labels": ["negative", "neutral", "positive"]}), created,
-        )  # fmt: skip
-
-
-def decide(gateway: Running, path: str, epoch: int, **more: Any) -> Any:
-    body = {"actor": "ops", "reason": "better", "expected_epoch": epoch} | more
-    return gateway.client.post(f"/v1/models/{path}", json=body)
 
 
 def test_promote_and_roll_back(gateway: Running) -> None:
@@ -120,3 +107,53 @@ def test_odd_evidence_is_kept_as_it_is(gateway: Running) -> None:
         nested = {"x": nested}
     assert decide(gateway, "v1/promote", 0, evidence=nested).status_code == 200
     assert gateway.client.get("/v1/ledger").json()[0]["evidence"] == nested
+
+
+def test_a_challenger_is_shown_approved_and_rejected(gateway: Running) -> None:
+    register(gateway, "v1", "v2", "v3")
+    assert gateway.client.get("/v1/standing").json() == {
+        "candidate": None, "pinned": None, "cooling_until": None, "watched": None,
+    }  # fmt: skip
+    decide(gateway, "v1/promote", 0)
+    assert "no challenger under way" in problem(decide(gateway, "v2/approve", 1), 409)["detail"]
+    propose(gateway, "v2")
+    found = gateway.client.get("/v1/standing").json()["candidate"]
+    assert (found["version"], found["state"], found["passed"]["epoch"]) == ("v2", "awaiting approval", 2)
+    assert found["proposed"]["evidence"] == SHADOW
+    problem(decide(gateway, "v2/approve", 2), 409)
+    problem(decide(gateway, "v3/approve", 1), 409)
+    change = decide(gateway, "v2/approve", 1).json()
+    assert (change["epoch"], change["action"], change["version"], change["previous"]) == (4, "promote", "v2", "v1")
+    watched = gateway.client.get("/v1/standing").json()["watched"]
+    assert (watched["version"], watched["former"], watched["labels"], watched["worse"]) == ("v2", "v1", 0, False)
+    propose(gateway, "v3")
+    problem(decide(gateway, "v3/reject", 1), 409)
+    change = decide(gateway, "v3/reject", 4).json()
+    assert (change["epoch"], change["action"], change["version"]) == (7, "withdraw", "v3")
+    problem(decide(gateway, "v3/reject", 4), 409)
+    rows = gateway.client.get("/v1/ledger").json()
+    assert [(row["action"], row["actor"]) for row in rows[3:]] == [
+        ("promote", "ops"), ("pass", "trainer"), ("propose", "trainer"), ("withdraw", "ops"),
+    ]  # fmt: skip
+    assert [decode(ModelChange, r.value).epoch for r in gateway.records(topics.MODELS)] == [1, 4, 7]
+
+
+def test_pin_and_unpin(gateway: Running) -> None:
+    problem(decide(gateway, "pin", 0), 409)
+    register(gateway, "v1")
+    decide(gateway, "v1/promote", 0)
+    problem(decide(gateway, "unpin", 1), 409)
+    problem(decide(gateway, "pin", 0), 409)
+    row = decide(gateway, "pin", 1, reason="month's end").json()
+    assert (row["epoch"], row["action"], row["version"], row["actor"]) == (2, "pin", "v1", "ops")
+    assert gateway.client.get("/v1/standing").json()["pinned"]["reason"] == "month's end"
+    assert "pinned by ops" in problem(decide(gateway, "pin", 1), 409)["detail"]
+    assert decide(gateway, "unpin", 1).json()["epoch"] == 3
+    assert gateway.client.get("/v1/standing").json()["pinned"] is None
+    assert len(gateway.records(topics.MODELS)) == 1, "scorers have nothing to do with it"
+
+
+def test_nobody_decides_as_a_machine(gateway: Running) -> None:
+    register(gateway, "v1")
+    body = problem(decide(gateway, "v1/promote", 0, actor="trainer"), 422)
+    assert body["errors"][0]["field"] == "actor" and gateway.client.get("/v1/ledger").json() == []

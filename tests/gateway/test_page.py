@@ -10,7 +10,7 @@ from http.server import ThreadingHTTPServer
 
 import httpx
 import pytest
-from gateway_kit import Running, Start, announce, clean, made, new_key, outgoing
+from gateway_kit import Running, Start, announce, bearer, clean, decide, made, new_key, outgoing, propose, register
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from services import doctor
@@ -395,6 +395,46 @@ def test_a_readers_page_offers_no_judgement(asked: tuple[Page, Running], databas
     unlock(page, key)
     page.wait_for_selector(".card")
     assert page.locator(".card .judge").is_hidden() and page.locator("#review").is_hidden()
+
+
+def test_an_operator_approves_of_a_new_model_on_the_page(page: Page, gateway: Running) -> None:
+    register(gateway, "v1", "v2", "v3")
+    expect(page.locator("#standing")).to_be_hidden()
+    decide(gateway, "v1/promote", 0)
+    propose(gateway, "v2")
+    decide(gateway, "pin", 1, reason="<b>month's end</b>")
+    page.reload()
+    expect(page.locator("#standing-text")).to_contain_text("v2 is awaiting approval. better: +9 −1.")
+    expect(page.locator("#standing-text")).to_contain_text("agrees with the champion in 71 %")
+    expect(page.locator("#standing-text")).to_contain_text("Pinned by ops: <b>month's end</b>")
+    expect(page.locator("#model-epoch")).to_have_text("epoch 1")
+    page.locator("#verdict button", has_text="Approve").click()
+    assert len(gateway.client.get("/v1/ledger").json()) == 4, "without a reason nothing is sent"
+    page.fill("#why", "looks good")
+    page.locator("#verdict button", has_text="Approve").click()
+    expect(page.locator("#verdict")).to_be_hidden()
+    expect(page.locator("#model-version")).to_have_text("v2")
+    row = gateway.client.get("/v1/ledger").json()[-1]
+    assert (row["action"], row["version"], row["reason"]) == ("promote", "v2", "looks good")
+    propose(gateway, "v3")
+    page.reload()
+    page.fill("#why", "not now")
+    page.locator("#verdict button", has_text="Reject").click()
+    expect(page.locator("#verdict")).to_be_hidden()
+    assert gateway.client.get("/v1/ledger").json()[-1]["action"] == "withdraw"
+
+
+def test_a_readers_page_shows_a_new_model_and_decides_nothing(asked: tuple[Page, Running], database: str) -> None:
+    page, gateway = asked
+    register(gateway, "v1", "v2")
+    operator, key = bearer(new_key(database)), new_key(database, "reader")
+    page.wait_for_timeout(1_200)
+    body = {"reason": "better", "expected_epoch": 0}
+    assert gateway.client.post("/v1/models/v1/promote", json=body, headers=operator).status_code == 200
+    propose(gateway, "v2")
+    unlock(page, key)
+    expect(page.locator("#standing-text")).to_contain_text("v2 is awaiting approval")
+    expect(page.locator("#verdict")).to_be_hidden()
 
 
 def test_a_page_whose_key_is_revoked_asks_again_and_goes_on(asked: tuple[Page, Running], database: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 from kafka_broker import Broker, kafka_broker
+from loop.rollouts import WANTED
 from loop.scoring import eventually
 
 from services.runtime import Context
@@ -22,6 +23,7 @@ from services.stream import relay
 from services.stream.bus import Bus
 from services.stream.database import transaction
 from services.stream.kafka import client
+from services.trainer import rollout
 from services.trainer.setup import register_bundled
 
 __all__ = ["kafka_broker"]
@@ -139,3 +141,14 @@ def opened(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Opened:
 
     monkeypatch.setattr(worker, "open_engine", share)
     return found
+
+
+@pytest.fixture
+def quick(settings: Settings, valkey_url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """A short shadow, made of stored texts at once; the trainer has its encoder already."""
+
+    def share(folder: Path, **options: Any) -> Engine:
+        return open_engine(folder, **options | {"share": engine})
+
+    monkeypatch.setattr(rollout, "open_engine", share)
+    return msgspec.structs.replace(settings, redis=valkey_url, shadow_texts=WANTED, shadow_s=0, shadow_share=1.0)

@@ -13,6 +13,7 @@ from loop.makers import clean_text
 from services.runtime import Context, with_retries
 from services.score import artifact, worker
 from services.score.engine import Engine
+from services.score.head import Head
 from services.settings import Settings
 from services.stream import topics
 from services.stream.bus import read_to_end
@@ -64,6 +65,10 @@ def add_model(settings: Settings, engine: Engine, nudge: float = 0.01, *, lies: 
     """Register the model of `engine` with its bias nudged; one that lies was saved with other answers than its own.
     Its version."""
     head = engine.model.head._replace(bias=engine.model.head.bias + np.array([0, 0, nudge], np.float32))
+    return _registered(settings, engine, head, lies=lies)
+
+
+def _registered(settings: Settings, engine: Engine, head: Head, *, lies: bool = False) -> str:
     texts = [example.text for example in engine.card.examples]
     features = engine.embed(texts)[:: -1 if lies else 1]
     model = artifact.make(
@@ -73,6 +78,14 @@ def add_model(settings: Settings, engine: Engine, nudge: float = 0.01, *, lies: 
     with database(settings) as cursor:
         registry.register(cursor, model.card.version, engine.card.version, artifact.files_of(model))
     return model.card.version
+
+
+def broken_model(settings: Settings, engine: Engine) -> str:
+    """Register the model of `engine` with good and bad news confused. Its version."""
+    head = engine.model.head._replace(
+        weights=engine.model.head.weights[:, ::-1].copy(), bias=engine.model.head.bias[::-1].copy()
+    )
+    return _registered(settings, engine, head)
 
 
 def tampered(settings: Settings, engine: Engine) -> str:

@@ -78,7 +78,7 @@ class Fake:
         self.go.set()
         self.busy = threading.Event()
         self.card = type("Card", (), {"languages": ()})
-        self.away = False
+        self.away = self.breaks = False
         self.published: list[Prediction] = []
         self.priorities: set[Priority] = set()
         self.largest = 0
@@ -89,6 +89,8 @@ class Fake:
         assert self.go.wait(30)
         self.priorities.add(priority)
         self.largest = max(self.largest, len(texts))
+        if self.breaks:
+            raise ValueError("this model has a defect")
         answer = Scored("neutral", (0.1, 0.8, 0.1), False)
         return [Rejected("encoder") if text == "odd" else answer for text in texts]
 
@@ -139,6 +141,19 @@ def test_it_publishes_what_the_champion_scored_under_its_own_name() -> None:
     ]  # fmt: skip
     assert fake.published[0].prediction_id == prediction_id("t0", "plain")
     assert (count("scored", model="plain"), count("dropped", model="plain", reason="failed")) == (2, 1)
+
+
+def test_on_how_many_texts_it_failed_is_told_and_a_lost_server_is_no_failure_of_its_own() -> None:
+    fake = Fake()
+    shadow = begun(fake, "failures")
+    fake.away = True
+    shadow.offer(batch("one", "odd", "two"))
+    eventually(lambda: count("dropped", model="failures", reason="failed") == 3, "it was not counted")
+    eventually(lambda: shadow.state is not None and shadow.state.failed == 1, "it is not told")
+    fake.away, fake.breaks = False, True
+    shadow.offer(batch("three", "four", name="next"))
+    eventually(lambda: shadow.state is not None and shadow.state.failed == 3, "it is not told")
+    shadow.follow(None)
 
 
 def test_what_comes_while_it_is_busy_is_left_out() -> None:

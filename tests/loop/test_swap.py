@@ -8,13 +8,14 @@ from typing import Any, cast
 import msgspec
 import pytest
 from loop.conftest import Bench
+from loop.makers import clean_text
 
 from services.score import artifact
 from services.score.engine import Engine, open_engine
 from services.score.worker import Worker
 from services.stream import topics
-from services.stream.bus import Consumer, Outgoing, TopicPartition
-from services.stream.errors import Fatal, Transient
+from services.stream.bus import Consumer, Outgoing, Record, TopicPartition
+from services.stream.errors import Fatal, Rejected, Transient
 from services.stream.events import ModelChange, encode
 from services.trainer.setup import register_bundled
 
@@ -140,3 +141,21 @@ def test_with_no_model_that_can_be_served_it_ends(
 def test_without_any_promotion_it_waits(bench: Bench, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Transient, match="no model has been promoted"):
         made(bench, engine, monkeypatch).start()
+
+
+def test_a_shadow_is_offered_what_the_champion_could_score(
+    worker: Worker, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker.start()
+    score, offered = engine.score, []
+
+    def fails_on_one(texts: list[str]) -> Any:
+        return [Rejected("encoder") if text == "odd" else a for text, a in zip(texts, score(texts), strict=True)]
+
+    monkeypatch.setattr(worker.current.engine, "score", fails_on_one)
+    monkeypatch.setattr(worker._shadow, "offer", offered.append)
+    events = [clean_text(text, text) for text in ("Profit rises", "odd", "Profit falls")]
+    records = [Record(event.topic, 0, n, 1, event.key, event.value) for n, event in enumerate(events)]
+    answers = worker.step([*records, Record(topics.CLEAN, 0, 3, 1, b"x", b"no event")])
+    assert [isinstance(answer, Rejected) for answer in answers] == [False, True, False, True]
+    assert [[text.text_id for text, _ in batch] for batch in offered] == [["Profit rises", "Profit falls"]]

@@ -13,11 +13,12 @@ from loop.makers import clean_text, prediction, published
 
 from services import store
 from services.stream.errors import Misconfigured
-from services.trainer import manifest, run
+from services.trainer import design, manifest, registry, run
 from services.trainer.base import Base
 from services.trainer.dataset import BaseFile, Labelled
 from services.trainer.gate import Verdict
-from services.trainer.service import waiting
+from services.trainer.promotion import Promoter
+from services.trainer.service import under_way, waiting
 from services.trainer.setup import register_bundled
 
 
@@ -27,8 +28,8 @@ class Killed(BaseException):
 
 @pytest.fixture
 def labelled(bench: Bench) -> Bench:
-    """A promoted model and three corrections of one text each."""
-    bench.settings = msgspec.structs.replace(bench.settings, device="cpu")
+    """A promoted model and three corrections of one text each; what passes the gate is promoted at once."""
+    bench.settings = msgspec.structs.replace(bench.settings, device="cpu", shadow_texts=0)
     register_bundled(bench.bus)
     names = ("b", "c", "e")  # not held out
     bench.bus.publish([event for name in names for event in (clean_text(name), published(prediction(name)))])
@@ -103,6 +104,18 @@ def test_each_look_at_the_holdout_is_counted_and_its_evidence_kept(labelled: Ben
     assert verdict.calibration is not None and verdict.champion.n == 120 < verdict.needed
 
 
+@pytest.fixture
+def better(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gate lets pass whatever comes."""
+    challenge = run.challenge
+
+    def judged(*arguments: Any) -> Any:
+        model, verdict = challenge(*arguments)
+        return model, msgspec.structs.replace(verdict, promote=True, reason="better", look=verdict.look or 1)
+
+    monkeypatch.setattr(run, "challenge", judged)
+
+
 @pytest.mark.parametrize(
     ("answer", "says"),
     [
@@ -110,16 +123,8 @@ def test_each_look_at_the_holdout_is_counted_and_its_evidence_kept(labelled: Ben
         ({"answer": "preparing"}, "score 0 did not answer within 1 s"),
     ],
 )
-def test_what_a_scorer_cannot_serve_is_refused_on_record(
-    labelled: Bench, monkeypatch: pytest.MonkeyPatch, answer: dict[str, str], says: str
-) -> None:
-    challenge = run.challenge
-
-    def better(*arguments: Any) -> Any:
-        model, verdict = challenge(*arguments)
-        return model, msgspec.structs.replace(verdict, promote=True, reason="better")
-
-    monkeypatch.setattr(run, "challenge", better)
+@pytest.mark.usefixtures("better")
+def test_what_a_scorer_cannot_serve_is_refused_on_record(labelled: Bench, answer: dict[str, str], says: str) -> None:
     labelled.rows(
         "INSERT INTO service (name, slot, pid, state, detail, started, beat)"
         " VALUES ('score', 0, 1, 'running', %s, 0, 9000000000000) RETURNING 1",
@@ -180,3 +185,62 @@ def test_two_runs_at_once_are_refused(labelled: Bench, monkeypatch: pytest.Monke
     with pytest.raises(Killed):
         run.train_once(labelled.settings, "volume", lambda _: None)
     assert len(errors) == 1
+
+
+@pytest.mark.usefixtures("better")
+@pytest.mark.parametrize(
+    ("between", "pin"), [({"shadow_texts": 20}, False), ({"approve": True}, False), ({}, True)], ids=str
+)
+def test_where_something_comes_between_a_pass_is_no_promotion(
+    labelled: Bench, between: dict[str, Any], pin: bool
+) -> None:
+    if pin:
+        Promoter(labelled.bus, labelled.settings.connector("test"), 0).pin(actor="ana", reason="stay")
+    settings = msgspec.structs.replace(labelled.settings, **between)
+    outcome = run.train_once(settings, "volume", lambda _: None)
+    assert (outcome.action, outcome.promoted) == ("pass", False)
+    assert labelled.rows("SELECT action, version, actor FROM ledger ORDER BY epoch DESC LIMIT 1") == [
+        ("pass", outcome.version, "trainer")
+    ]
+    assert labelled.rows("SELECT state FROM training_run") == [("passed",)]
+    context = labelled.context("trainer")
+    assert waiting(context) == 0 and under_way(context)
+    with pytest.raises(Misconfigured, match=f"{outcome.version} passed the gate and is passed"):
+        run.train_once(settings, "command", lambda _: None)
+    assert labelled.rows("SELECT count(*) FROM training_run") == [(1,)]
+
+
+@pytest.mark.usefixtures("better")
+def test_a_pin_that_comes_while_the_scorers_prepare_holds(labelled: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pinned(*_: Any) -> None:
+        Promoter(labelled.bus, labelled.settings.connector("test"), 0).pin(actor="ana", reason="stay")
+
+    monkeypatch.setattr(run.Promoter, "prepare", pinned)
+    assert run.train_once(labelled.settings, "volume", lambda _: None).action == "pass"
+
+
+@pytest.mark.usefixtures("better")
+def test_a_dry_run_is_a_look_on_record_and_nothing_comes_of_it(labelled: Bench) -> None:
+    outcome = run.train_once(labelled.settings, "command", lambda _: None, dry_run=True)
+    assert (outcome.action, outcome.promoted, outcome.verdict.promote) == ("dry-run", False, True)
+    assert labelled.rows("SELECT action, version FROM ledger ORDER BY epoch DESC LIMIT 1") == [
+        ("dry-run", outcome.version)
+    ]
+    assert labelled.rows("SELECT state FROM training_run") == [("dry run",)]
+    context = labelled.context("trainer")
+    assert waiting(context) == 3 and not under_way(context)
+    seen: list[int] = []
+    labelled.bus.write(lambda cursor: seen.append(design.looks(registry.ledger(cursor))) or [])
+    assert seen == [1]
+    again = run.train_once(labelled.settings, "volume", lambda _: None)
+    assert (again.action, again.version) == ("promote", outcome.version)
+
+
+@pytest.mark.usefixtures("better")
+def test_what_the_watch_rolled_back_is_not_promoted_again(labelled: Bench) -> None:
+    outcome = run.train_once(labelled.settings, "volume", lambda _: None)
+    promoter = Promoter(labelled.bus, labelled.settings.connector("test"), 0)
+    promoter.rollback(actor="watch", reason="worse than before")
+    again = run.train_once(labelled.settings, "command", lambda _: None)
+    assert (again.version, again.action) == (outcome.version, "refuse")
+    assert again.reason == "better, but it was rolled back at epoch 3: worse than before"

@@ -44,9 +44,12 @@ class Row(NamedTuple):
     action: str
     actor: str = "trainer"
     evidence: dict[str, Any] = {"look": 1}  # noqa: RUF012 (never changed)
+    version: str = "a"
 
 
 NO, PASS = Row("refuse"), Row("promote")
+WAITS, GIVEN_UP = Row("pass", version="b"), Row("withdraw", evidence={}, version="b")
+IN_SERVICE, APPROVED = (Row("promote", actor, {"passed": 2}, "b") for actor in ("trainer", "ana"))
 UNTESTED, BACK = Row("refuse", evidence={"look": 0}), Row("rollback", "ana", {})
 SETUP, BY_HAND = Row("promote", "setup", {}), Row("promote", "ana", {})
 
@@ -64,6 +67,14 @@ SETUP, BY_HAND = Row("promote", "setup", {}), Row("promote", "ana", {})
         ([SETUP, NO, PASS, NO, BACK], 3),
         ([SETUP, NO, PASS, NO, PASS, NO, BACK], 3),
         ([SETUP, BACK], 0),
+        ([SETUP, NO, Row("dry-run"), NO], 3),
+        ([SETUP, NO, WAITS], 2),
+        ([SETUP, NO, WAITS, IN_SERVICE], 0),
+        ([SETUP, NO, WAITS, APPROVED, NO], 1),
+        ([SETUP, NO, WAITS, GIVEN_UP, NO], 3),
+        ([SETUP, NO, WAITS, IN_SERVICE, NO, BACK], 3),
+        ([SETUP, NO, WAITS, BY_HAND, NO], 3),
+        ([SETUP, NO, PASS, NO, BY_HAND, BACK], 1),
     ],
 )
 def test_looks_are_counted_since_the_last_pass_that_stood(rows: list[Row], count: int) -> None:

@@ -79,6 +79,8 @@ async function enter() {
   $("annotator").textContent = speaker?.name ?? annotator;
   $("made-up").hidden = Boolean(key);
   document.body.dataset.may = speaker?.role === "reader" ? "read" : "judge";
+  operator = speaker?.role === "operator";
+  stand();
   refresh();
 }
 
@@ -366,6 +368,49 @@ setInterval(() => {
   if (reviewing() && !document.hidden && !$("ask").open && (stale || queue.length < REFILL)) refill();
 }, REVIEW_MS);
 window.addEventListener("pagehide", flush);
+
+// ── what may change the champion next: a challenger under way, a pin, a cool-down ────────────────────────────────────
+let operator = false;
+let standing = null;
+async function stand() {
+  try {
+    const response = await call("/v1/standing");
+    if (!response.ok) return;
+    standing = await response.json();
+  } catch { return; /* asked again below */ }
+  const { candidate, pinned, cooling_until: until, watched } = standing;
+  const lines = [];
+  if (candidate) lines.push(`${candidate.version} is ${candidate.state}. ${candidate.passed.reason}.`, ...shadowed(candidate));
+  if (pinned) lines.push(`Pinned by ${pinned.actor}: ${pinned.reason}.`);
+  if (until) lines.push(`After a rollback nothing is promoted until ${new Date(until).toLocaleString()}.`);
+  if (watched?.labels) lines.push(`Since it came, ${watched.version} was right on ${watched.right} of ${watched.labels} labels, ${watched.former} on ${watched.former_right}.`);
+  $("standing").hidden = !lines.length;
+  $("standing-title").textContent = candidate ? "A new model" : "The model in service";
+  $("standing-text").textContent = lines.join(" ");
+  $("verdict").hidden = !operator || candidate?.state !== "awaiting approval";
+}
+
+function shadowed({ proposed }) {
+  const said = proposed?.evidence.shadow;
+  return said ? [`On ${said.texts} texts it agrees with the champion in ${Math.round(100 * said.agreement.rate)} %.`] : [];
+}
+
+$("verdict").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const { candidate } = standing;
+  $("standing-refused").textContent = "";
+  try {
+    const response = await send(`/v1/models/${candidate.version}/${event.submitter.value}`, {
+      reason: $("why").value,
+      expected_epoch: epoch,
+      ...(!key && { actor: annotator }),
+    });
+    if (response.ok) $("why").value = "";
+    else $("standing-refused").textContent = (await response.json()).detail ?? "";
+  } catch { $("standing-refused").textContent = "The gateway does not answer; try again."; }
+  stand();
+});
+setInterval(() => !document.hidden && !$("ask").open && stand(), REVIEW_MS);
 
 // ── the flow of predictions ──────────────────────────────────────────────────────────────────────────────────────────
 function arrive(prediction) {
