@@ -45,14 +45,15 @@ words, or of the recent ones."""
 SOME: Final = 10
 LEVEL: Final = 0.05
 SETTLED: Final = 0.8
-"""Least probability of a class by others' words alone by which a word is measured. One qualified word reaches it."""
+"""Least probability of a class by others' words alone by which a word is measured; one juror's reaches it."""
+JUROR: Final = 0.88
+"""Presumed share of right words of everyone by whose words others are measured."""
 PRESUMED: Final = 0.8
 """Share of right words presumed of whoever is measured by others' words, which may be wrong themselves; the same for
 everyone, so that a good past doesn't excuse."""
 TIE: Final = 0.02
 """Of those who fail, the worst is dropped first and the others are measured again without them, so that honest people don't
 fall with those who contradict them; who is as bad to within this falls, too, since nothing tells them apart."""
-ROUNDS: Final = 20
 CERTAIN: Final = 30.0
 """Log-odds of a known answer."""
 
@@ -187,17 +188,17 @@ def judge(words: Sequence[Word], silent: Collection[str] = (), copied: Collectio
     quarantine hides nobody's errors; those in `copied` don't even do that."""
     table = _table(words, frozenset(silent), frozenset(copied))
     granted = np.array([voter.granted for voter in table.voters], bool)
-    trusted, dropped = granted, np.zeros(len(granted), bool)
-    evidence, records = _measure(table, _confusion(table, None, trusted), trusted)
-    for _ in range(len(granted) + ROUNDS):
-        before, beforehand = trusted, evidence
+    jury, dropped = granted, np.zeros(len(granted), bool)
+    evidence, records = _measure(table, jury)
+    for _ in range(2 * len(granted) + 1):  # each joins at most once, and leaves at most once
         margins = np.array([_margin(*record) for record in records])
-        failing = trusted & ~granted & (margins < 0)
+        failing = jury & ~granted & (margins < 0)
         dropped |= failing & (margins <= margins.min(where=failing, initial=np.inf) + TIE)
-        trusted = (trusted | (margins >= 0)) & ~dropped
-        evidence, records = _measure(table, _confusion(table, evidence, trusted), trusted)
-        if (trusted == before).all() and np.allclose(beforehand.right, evidence.right, atol=1e-3):
+        before, jury = jury, (jury | (margins >= 0)) & ~dropped
+        evidence, records = _measure(table, jury)
+        if (jury == before).all():
             break
+    trusted = granted | (jury & np.array([all_.low >= QUALIFIED for all_, _ in records], bool))
     states = [
         _state(voter.granted, bool(trusted[number]), bool(dropped[number]), *records[number])
         for number, voter in enumerate(table.voters)
@@ -259,10 +260,13 @@ def _table(words: Sequence[Word], silent: frozenset[str], copied: frozenset[str]
     )
 
 
-def _measure(table: _Table, confusion: np.ndarray, trusted: np.ndarray) -> tuple[Evidence, list[tuple[Share, Share]]]:
-    """What each word's item is by the others, and each voter's share of right words, of all and of the recent ones."""
-    counted = table.speaks & trusted[table.voter]
-    own = np.where(counted[:, None], np.log(confusion[table.voter, :, table.label]), 0.0)
+def _measure(table: _Table, jury: np.ndarray) -> tuple[Evidence, list[tuple[Share, Share]]]:
+    """What each word's item is by the jury's others, and each voter's share of right words, of all and of the recent ones.
+    Of all on the jury the same is presumed, operators apart, so that a good past outweighs nobody's word."""
+    counted = table.speaks & jury[table.voter]
+    presumed = np.where([voter.granted for voter in table.voters], GRANTED, JUROR)[table.voter, None]
+    said = _ON[table.label]
+    own = np.where(counted[:, None], np.log(presumed * said + (1 - presumed) / (len(LABELS) - 1) * (1 - said)), 0.0)
     totals = table.known.copy()
     np.add.at(totals, table.item, own)
     speakers = np.bincount(table.item[counted], minlength=len(table.items))
@@ -287,8 +291,8 @@ def _posterior(table: _Table, others: np.ndarray) -> np.ndarray:
 
 
 def _margin(all_: Share, recent: Share) -> float:
-    """How far above the least that qualifies, or below."""
-    return min(all_.low - QUALIFIED, recent.low - RECENT_LEAST) if all_.n >= MEASURED else -1.0
+    """How far above the least that makes a juror, or below."""
+    return min(all_.right / all_.n - QUALIFIED, recent.low - RECENT_LEAST) if all_.n >= MEASURED else -1.0
 
 
 def _state(granted: bool, trusted: bool, dropped: bool, all_: Share, recent: Share) -> State:
@@ -296,7 +300,7 @@ def _state(granted: bool, trusted: bool, dropped: bool, all_: Share, recent: Sha
         return "operator" if granted else "qualified"
     if all_.n >= SOME and all_.high < DISTRUSTED:
         return "distrusted"
-    enough = all_.n >= MEASURED and all_.low >= QUALIFIED
+    enough = all_.n >= MEASURED and all_.low >= QUALIFIED and recent.low < RECENT_LEAST
     bad = all_.n >= SOME and recent.high < DISTRUSTED
     return "turned" if dropped or enough or bad else "newcomer"
 
@@ -308,13 +312,12 @@ def _good_until(right: np.ndarray, given: np.ndarray) -> int:
     return int(given[-run - 1]) if run < len(given) else -1
 
 
-def _confusion(table: _Table, evidence: Evidence | None, trusted: np.ndarray) -> np.ndarray:
+def _confusion(table: _Table, evidence: Evidence, trusted: np.ndarray) -> np.ndarray:
     """float64[voters, 3, 3], p(says l | is k): a trusted one's rows by their measured words, which the share of right ones
     precedes; everyone else's alike for all classes, between that of a newcomer and one that says nothing."""
     counts = np.zeros((len(table.voters), len(LABELS), len(LABELS)))
-    if evidence is not None:
-        weights = _posterior(table, evidence.others) * evidence.measured[:, None]
-        np.add.at(counts, (table.voter, slice(None), table.label), weights)
+    weights = _posterior(table, evidence.others) * evidence.measured[:, None]
+    np.add.at(counts, (table.voter, slice(None), table.label), weights)
     right, n = np.trace(counts, axis1=1, axis2=2), counts.sum(axis=(1, 2))
     granted = np.array([voter.granted for voter in table.voters], bool)
     strength = np.where(granted, GRANT_STRENGTH, STRENGTH)

@@ -58,8 +58,6 @@ async def _decide(
     no_nul(actor=data.actor)
     actor = name_of(request, "actor", data.actor)
     try:
-        return await gateway_of(request).pool.run(
-            lambda cursor: assess.decide(cursor, finding, state, actor, now_ms())
-        )
+        return await gateway_of(request).pool.run(lambda cursor: assess.decide(cursor, finding, state, actor, now_ms()))
     except Rejected as rejected:
         raise Problem(404, "not-found", rejected.detail) from None

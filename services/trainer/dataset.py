@@ -65,7 +65,10 @@ def collect(cursor: Cursor) -> Dataset:
         ([*taught],),
     )
     people = [
-        (Labelled(example, body, found.label, found.measures, source, language, tuple(tickers or ()), found.weight), holdout)
+        (
+            Labelled(example, body, found.label, found.measures, source, language, tuple(tickers or ()), found.weight),
+            holdout,
+        )
         for example, body, source, language, tickers, holdout in cursor.fetchall()
         for found in (taught[example],)
     ]

@@ -53,7 +53,9 @@ def keep(records: Sequence[Record], cursor: Cursor) -> Sequence[Answer]:
         rows.append([getattr(e, column) for column in COLUMNS])
     if rows:
         execute_values(
-            cursor, f"INSERT INTO example ({', '.join(COLUMNS)}) VALUES %s ON CONFLICT DO NOTHING", rows  # noqa: S608 (our own names)
+            cursor,
+            f"INSERT INTO example ({', '.join(COLUMNS)}) VALUES %s ON CONFLICT DO NOTHING",
+            rows,
         )
     return answers
 

@@ -32,7 +32,14 @@ class Rows:
         self._cursor, self._n = cursor, 0
 
     def say(
-        self, who: str, story: str, label: Label | None, *, role: str = "annotator", kind: str = "correction", **more: Any
+        self,
+        who: str,
+        story: str,
+        label: Label | None,
+        *,
+        role: str = "annotator",
+        kind: str = "correction",
+        **more: Any,
     ) -> str:
         self._n += 1
         fields = {

@@ -69,9 +69,7 @@ def test_what_is_no_word_names_the_field(gateway: Running, fields: dict[str, Any
 
 
 @pytest.mark.parametrize(("role", "standing"), [("annotator", "annotator"), ("operator", "operator"), (None, "local")])
-def test_a_word_carries_what_its_key_allowed(
-    start: Start, database: str, role: Role | None, standing: str
-) -> None:
+def test_a_word_carries_what_its_key_allowed(start: Start, database: str, role: Role | None, standing: str) -> None:
     headers = bearer(new_key(database, role, name="ann")) if role else {}
     gateway = start()
     gateway.store(PREDICTION)
@@ -82,7 +80,8 @@ def test_a_word_carries_what_its_key_allowed(
 def test_a_gold_question_is_answered_like_any_other_text(gateway: Running) -> None:
     question, anchor = next(iter(gold().items()))
     answers = [
-        send(gateway, prediction_id=question, label=label).json()["kind"] for label in ("negative", "neutral", "positive")
+        send(gateway, prediction_id=question, label=label).json()["kind"]
+        for label in ("negative", "neutral", "positive")
     ]
     assert len(set(answers)) == 1, "the answer doesn't tell which is right"
     assert send(gateway, prediction_id=question, label=anchor.label, kind="confirmation", text_id="t").is_success
@@ -99,8 +98,13 @@ def test_an_outcome_finds_the_newest_prediction_of_its_text(gateway: Running) ->
     assert answer.json()["kind"] == "outcome" and answer.json() == gateway.client.post("/v1/outcomes", json=body).json()
     outcome = published(gateway)[0]
     assert (outcome.prediction_id, outcome.text_id, outcome.label) == (new.prediction_id, text, "negative")
-    assert "only the first is scored" in problem(gateway.client.post("/v1/outcomes", json=body | {"id": "x/2"}), 404)["detail"]
-    assert problem(gateway.client.post("/v1/outcomes", json=body | {"label": "up"}), 422)["errors"][0]["field"] == "label"
+    assert (
+        "only the first is scored"
+        in problem(gateway.client.post("/v1/outcomes", json=body | {"id": "x/2"}), 404)["detail"]
+    )
+    assert (
+        problem(gateway.client.post("/v1/outcomes", json=body | {"label": "up"}), 422)["errors"][0]["field"] == "label"
+    )
 
 
 def test_one_takes_ones_own_word_back_and_an_operator_anyones(start: Start, database: str) -> None:
