@@ -1,7 +1,8 @@
-"""Trust over the stored words: read, judge, set aside, and what of it may teach. The sums are in `trust` and `quarantine`.
+"""Trust over the stored words: read, judge, set aside, and what of it may teach. The sums are in `trust` and
+`quarantine`.
 
-All of it follows from the rows of `example`, `gold_answer` and `quarantine`, whenever it is asked, so that a dataset can be
-had again.
+All of it follows from the rows of `example`, `gold_answer` and `quarantine`, whenever it is asked, so that a dataset
+can be had again.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from services.trainer.anchors import anchors
 Decision = Literal["held", "released", "refused"]
 
 MOST_OF_A_SET: Final = 0.5
-"""Of three or more qualified annotators none carries alone more than this share of what is learned, nor more than twice an
-equal share: so whoever turns, and isn't found out yet, has at least as many honest words against them."""
+"""Of three or more qualified annotators none carries alone more than this share of what is learned, nor more than twice
+an equal share: so whoever turns, and isn't found out yet, has at least as many honest words against them."""
 CAPPED_FROM: Final = 3
 UNPROVEN_SHARE: Final = 0.1
 """What only newcomers say has at most this share of what trusted people say, once there are any."""
@@ -54,7 +55,8 @@ class Taught(NamedTuple):
     weight: float
     """0 where people's words contradict each other."""
     measures: bool
-    """Its label is settled by trusted people, and one of them was shown it at random; whether it is held out is not asked."""
+    """Its label is settled by trusted people, and one of them was shown it at random; whether it is held out is not
+    asked."""
 
 
 def judgement(cursor: Cursor) -> Judgement:
@@ -86,8 +88,8 @@ def hold(cursor: Cursor, now: int) -> int:
 
 
 def taught(cursor: Cursor, now: int) -> dict[str, Taught]:
-    """By the example that carries it, what each story may teach: after a look for words to set aside, without what trusted
-    people flagged, and with weights that nobody's share exceeds."""
+    """By the example that carries it, what each story may teach: after a look for words to set aside, without what
+    trusted people flagged, and with weights that nobody's share exceeds."""
     hold(cursor, now)
     judged = judgement(cursor)
     flagged = _flagged(cursor, judged.trusted())
@@ -151,8 +153,9 @@ def words(cursor: Cursor) -> list[Word]:
 def _answers(cursor: Cursor) -> list[Word]:
     truths = {anchor.id: LABELS.index(anchor.label) for anchor in anchors()}
     cursor.execute(
-        "SELECT DISTINCT ON (gold, who) feedback_id, gold, CASE role WHEN 'local' THEN 'local' ELSE annotator END AS who,"
-        " role, label, given FROM gold_answer ORDER BY gold, who, given DESC, feedback_id"
+        "SELECT DISTINCT ON (gold, who) feedback_id, gold,"
+        " CASE role WHEN 'local' THEN 'local' ELSE annotator END AS who, role, label, given FROM gold_answer"
+        " ORDER BY gold, who, given DESC, feedback_id"
     )
     return [
         Word(answer, f"gold {gold}", who, role != "annotator", LABELS.index(label), given, truth=truths[gold])

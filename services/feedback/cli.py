@@ -75,13 +75,13 @@ def annotators_show(name: str, as_json: bool) -> None:
         return
     for one in found:
         click.echo(f"{name}, {one.state}: {one.words:,} words, one alone weighs {one.weight:.2f}")
-        parts = {
+        parts: dict[str, Share] = {
             "all": one.reliability,
             "gold": one.gold,
             "overlaps": one.overlaps,
             "recent": one.recent,
-            **one.classes,
         }
+        parts.update(one.classes)
         table = Table("", "right", "rate", "at least", "at most", box=None)
         for part, record in parts.items():
             table.add_row(part, _of(record), _rate(record), f"{record.low:.2f}", f"{record.high:.2f}")

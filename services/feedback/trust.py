@@ -1,11 +1,11 @@
 """Whom to believe, and what a text's label is by all words on it. Pure functions; nothing is random.
 
-Dawid & Skene's model (1979): each annotator has a confusion matrix, p(says l | is k), with Dirichlet priors, and the words on
-a text are independent given its class. It is not fitted freely, as iBCC is (Kim & Ghahramani 2012): there five who agree
-with each other are believed, whoever they are. Here trust has roots, questions whose answer is known and operators by
-grant, and grows from them: an annotator is measured only where the class is settled without their own word, by gold or by
-others who are trusted already (the messages of Liu, Peng & Ihler 2012 leave one's own word out in the same way). The model's
-answers are never looked at.
+Dawid & Skene's model (1979): each annotator has a confusion matrix, p(says l | is k), with Dirichlet priors, and the
+words on a text are independent given its class. It is not fitted freely, as iBCC is (Kim & Ghahramani 2012): there five
+who agree with each other are believed, whoever they are. Here trust has roots, questions whose answer is known and
+operators by grant, and grows from them: an annotator is measured only where the class is settled without their own
+word, by gold or by others who are trusted already (the messages of Liu, Peng & Ihler 2012 leave one's own word out in
+the same way). The model's answers are never looked at.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from services.stream.events import LABELS, Label
 State = Literal["operator", "qualified", "newcomer", "turned", "distrusted"]
 
 NEWCOMER: Final = 0.5
-"""Presumed share of right words of someone unknown, of three classes: one such word is believed to 1/2, and teaches with a
-quarter of the weight. Nobody counts for more until they are qualified."""
+"""Presumed share of right words of someone unknown, of three classes: one such word is believed to 1/2, and teaches
+with a quarter of the weight. Nobody counts for more until they are qualified."""
 STRENGTH: Final = 4.0
 """Words that this presumption is worth."""
 CLASS_STRENGTH: Final = 20.0
@@ -37,11 +37,11 @@ MEASURED: Final = 20
 """Least number of measured words that qualifies. 18 of 20 do: the bound is 0.73; 17 don't yet: 0.67."""
 RECENT: Final = 30
 RECENT_LEAST: Final = 0.5
-"""Least lower bound over the last `RECENT` measured words: who was good and turned falls below it with 11 wrong ones of 30,
-and who is right in 85 % as always is there in 0.5 % of such windows."""
+"""Least lower bound over the last `RECENT` measured words: who was good and turned falls below it with 11 wrong ones of
+30, and who is right in 85 % as always is there in 0.5 % of such windows."""
 DISTRUSTED: Final = 0.5
-"""Upper bound (95 %, one-sided) of the share of right words, of `SOME` at least, below which nothing is believed: of all
-words, or of the recent ones."""
+"""Upper bound (95 %, one-sided) of the share of right words, of `SOME` at least, below which nothing is believed: of
+all words, or of the recent ones."""
 SOME: Final = 10
 LEVEL: Final = 0.05
 SETTLED: Final = 0.8
@@ -52,8 +52,8 @@ PRESUMED: Final = 0.8
 """Share of right words presumed of whoever is measured by others' words, which may be wrong themselves; the same for
 everyone, so that a good past doesn't excuse."""
 TIE: Final = 0.02
-"""Of those who fail, the worst is dropped first and the others are measured again without them, so that honest people don't
-fall with those who contradict them; who is as bad to within this falls, too, since nothing tells them apart."""
+"""Of those who fail, the worst is dropped first and the others are measured again without them, so that honest people
+don't fall with those who contradict them; who is as bad to within this falls, too, since nothing tells them apart."""
 CERTAIN: Final = 30.0
 """Log-odds of a known answer."""
 
@@ -110,8 +110,8 @@ class Annotator(msgspec.Struct, frozen=True):
     recent: Share
     """Of the last measured words."""
     good_until: int
-    """When the last measured word was given before the worst run at the end began, ms: the run whose words fall short of
-    `QUALIFIED` by most in all (Page's CUSUM, 1954). -1 where it is all of them."""
+    """When the last measured word was given before the worst run at the end began, ms: the run whose words fall short
+    of `QUALIFIED` by most in all (Page's CUSUM, 1954). -1 where it is all of them."""
     classes: dict[Label, Share]
     """By what the texts are; those with data."""
     weight: float
@@ -220,8 +220,8 @@ def share(right: float, n: int) -> Share:
 
 
 def limit(own: Sequence[float], rest: float, most: float) -> float:
-    """The largest weight that an annotator may have in a set, so that nobody's share of it is above `most`; `own` are the
-    annotators' weights, `rest` that of what none of them carries alone."""
+    """The largest weight that an annotator may have in a set, so that nobody's share of it is above `most`; `own` are
+    the annotators' weights, `rest` that of what none of them carries alone."""
     heavy = sorted(own, reverse=True)
     for over, weight in enumerate([*heavy, 0.0]):
         room = 1 - most * over
@@ -261,8 +261,8 @@ def _table(words: Sequence[Word], silent: frozenset[str], copied: frozenset[str]
 
 
 def _measure(table: _Table, jury: np.ndarray) -> tuple[Evidence, list[tuple[Share, Share]]]:
-    """What each word's item is by the jury's others, and each voter's share of right words, of all and of the recent ones.
-    Of all on the jury the same is presumed, operators apart, so that a good past outweighs nobody's word."""
+    """What each word's item is by the jury's others, and each voter's share of right words, of all and of the recent
+    ones. Of all on the jury the same is presumed, operators apart, so that a good past outweighs nobody's word."""
     counted = table.speaks & jury[table.voter]
     presumed = np.where([voter.granted for voter in table.voters], GRANTED, JUROR)[table.voter, None]
     said = _ON[table.label]
@@ -284,7 +284,8 @@ def _shares(evidence: Evidence, words: np.ndarray) -> tuple[Share, Share]:
 
 
 def _posterior(table: _Table, others: np.ndarray) -> np.ndarray:
-    """float64[n, 3]: the item's class by the others and by the word itself, as of someone of whom `PRESUMED` is known."""
+    """float64[n, 3]: the item's class by the others and by the word itself, as of someone of whom `PRESUMED` is
+    known."""
     presumed = PRESUMED * _ON + (1 - PRESUMED) * _OFF
     joint = others * presumed[:, table.label].T
     return np.asarray(joint / joint.sum(axis=1, keepdims=True))
@@ -313,11 +314,11 @@ def _good_until(right: np.ndarray, given: np.ndarray) -> int:
 
 
 def _confusion(table: _Table, evidence: Evidence, trusted: np.ndarray) -> np.ndarray:
-    """float64[voters, 3, 3], p(says l | is k): a trusted one's rows by their measured words, which the share of right ones
-    precedes; everyone else's alike for all classes, between that of a newcomer and one that says nothing."""
+    """float64[voters, 3, 3], p(says l | is k): a trusted one's rows by their measured words, which the share of right
+    ones precedes; everyone else's alike for all classes, between that of a newcomer and one that says nothing."""
     counts = np.zeros((len(table.voters), len(LABELS), len(LABELS)))
     weights = _posterior(table, evidence.others) * evidence.measured[:, None]
-    np.add.at(counts, (table.voter, slice(None), table.label), weights)
+    np.add.at(counts.swapaxes(1, 2), (table.voter, table.label), weights)
     right, n = np.trace(counts, axis1=1, axis2=2), counts.sum(axis=(1, 2))
     granted = np.array([voter.granted for voter in table.voters], bool)
     strength = np.where(granted, GRANT_STRENGTH, STRENGTH)
@@ -333,8 +334,8 @@ def _confusion(table: _Table, evidence: Evidence, trusted: np.ndarray) -> np.nda
 def _consensus(
     words: Sequence[Word], table: _Table, confusion: np.ndarray, trusted: np.ndarray, speaks: np.ndarray
 ) -> list[Consensus]:
-    """Of every story on which someone speaks. All who aren't trusted have one voice together, the mean of theirs, so that
-    no number of newcomers outvotes one who is trusted."""
+    """Of every story on which someone speaks. All who aren't trusted have one voice together, the mean of theirs, so
+    that no number of newcomers outvotes one who is trusted."""
     voices = np.log(confusion[table.voter, :, table.label])
     counted, unknown = (speaks & of[table.voter] for of in (trusted, ~trusted))
     totals, together = table.known.copy(), np.zeros_like(table.known)

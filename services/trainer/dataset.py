@@ -60,8 +60,9 @@ def collect(cursor: Cursor) -> Dataset:
     """Read what people said so far; of each story the label that they agree on, weighed by whom to believe."""
     taught = assess.taught(cursor, now_ms())
     cursor.execute(
-        "SELECT e.example_id, t.body, t.source, t.language, p.tickers, e.holdout FROM example e JOIN text t USING (text_id)"
-        " LEFT JOIN prediction p USING (prediction_id) WHERE e.example_id = ANY(%s) ORDER BY e.text_id",
+        "SELECT e.example_id, t.body, t.source, t.language, p.tickers, e.holdout FROM example e"
+        " JOIN text t USING (text_id) LEFT JOIN prediction p USING (prediction_id)"
+        " WHERE e.example_id = ANY(%s) ORDER BY e.text_id",
         ([*taught],),
     )
     people = [

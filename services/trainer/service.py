@@ -54,7 +54,7 @@ def keep(records: Sequence[Record], cursor: Cursor) -> Sequence[Answer]:
     if rows:
         execute_values(
             cursor,
-            f"INSERT INTO example ({', '.join(COLUMNS)}) VALUES %s ON CONFLICT DO NOTHING",
+            f"INSERT INTO example ({', '.join(COLUMNS)}) VALUES %s ON CONFLICT DO NOTHING",  # noqa: S608 (our own names)
             rows,
         )
     return answers

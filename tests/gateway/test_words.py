@@ -1,4 +1,5 @@
-"""Flags, comments, outcomes and withdrawals, and whose words are believed: /v1/feedback, /v1/outcomes, /v1/quarantine."""
+"""Flags, comments, outcomes and withdrawals, and whose words are believed: /v1/feedback, /v1/outcomes,
+/v1/quarantine."""
 
 from __future__ import annotations
 

@@ -282,7 +282,7 @@ def test_a_withdrawal_reaches_the_trainer_behind_its_word(settings: Settings, va
         bench.run(service.serve, lambda: _done(bench))
         bench.run(trainer.serve, lambda: bench.rows("SELECT count(*) FROM example") == [(12,)])
         kinds = bench.rows("SELECT text_id, array_agg(kind ORDER BY position) FROM example GROUP BY text_id")
-        assert {name: given for name, given in kinds} == {name: ["correction", "withdrawal"] for name in "abcdef"}
+        assert dict(kinds) == {name: ["correction", "withdrawal"] for name in "abcdef"}
         assert bench.rows("SELECT * FROM word") == []
 
 
