@@ -81,7 +81,7 @@ def annotators_show(name: str, as_json: bool) -> None:
             "overlaps": one.overlaps,
             "recent": one.recent,
         }
-        parts.update(one.classes)
+        parts |= {str(label): record for label, record in one.classes.items()}
         table = Table("", "right", "rate", "at least", "at most", box=None)
         for part, record in parts.items():
             table.add_row(part, _of(record), _rate(record), f"{record.low:.2f}", f"{record.high:.2f}")

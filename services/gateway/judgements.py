@@ -1,4 +1,4 @@
-"""People's words on predictions, and systems': POST, GET and DELETE /v1/feedback, POST /v1/outcomes."""
+"""People's words on predictions, and systems': POST and DELETE /v1/feedback, POST /v1/outcomes, and all on one text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import msgspec
 from litestar import delete, get, post
 from litestar.openapi import ResponseSpec
-from litestar.params import HeaderParameter, JSONBody, PathParameter, QueryParameter
+from litestar.params import HeaderParameter, JSONBody, PathParameter
 from msgspec import Meta
 
 from services.feedback.gold import gold
@@ -159,9 +159,9 @@ async def delete_feedback(
     return await _publish(gateway, event, None)
 
 
-@get("/v1/feedback", responses=SPECS, tags=["feedback"])
+@get("/v1/predictions/{prediction_id:str}/feedback", responses=SPECS, tags=["feedback"])
 async def get_feedback(
-    request: SafeRequest, prediction_id: Annotated[str, QueryParameter(min_length=1, max_length=200)]
+    request: SafeRequest, prediction_id: Annotated[str, PathParameter(max_length=200)]
 ) -> list[WordView]:
     """All that was said on a prediction's text, oldest first, what was withdrawn too: labels, flags, comments,
     outcomes. It takes an operator: who is still to judge the text shouldn't know what others said."""

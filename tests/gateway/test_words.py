@@ -153,11 +153,11 @@ def test_all_that_was_said_is_shown(gateway: Running) -> None:
         " VALUES ('back', %s, %s, 'withdrawal', 'ann', false, 0, 'w1')",
         PREDICTION.prediction_id, PREDICTION.text_id,
     )  # fmt: skip
-    found = gateway.client.get("/v1/feedback", params={"prediction_id": PREDICTION.prediction_id}).json()
+    found = gateway.client.get(f"/v1/predictions/{PREDICTION.prediction_id}/feedback").json()
     assert [(w["feedback_id"], w["annotator"], w["withdrawn"], w["comment"]) for w in found] == [
         ("w1", "ann", True, "clearly"), ("w2", "bob", False, None),
     ]  # fmt: skip
-    assert gateway.client.get("/v1/feedback", params={"prediction_id": "none"}).json() == []
+    assert gateway.client.get("/v1/predictions/none/feedback").json() == []
 
 
 def example(gateway: Running, number: int, who: str) -> None:
