@@ -1,7 +1,8 @@
-"""Trust over the stored words: read, judge, set aside, and what of it may teach. The sums are in `trust` and `quarantine`.
+"""Trust over the stored words: read, judge, set aside, and what of it may teach. The sums are in `trust` and
+`quarantine`.
 
-All of it follows from the rows of `example`, `gold_answer` and `quarantine`, whenever it is asked, so that a dataset can be
-had again.
+All of it follows from the rows of `example`, `gold_answer` and `quarantine`, whenever it is asked, so that a dataset
+can be had again.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ Before = Mapping[int, int]
 """By partition of `training.examples`, the offset up to which words count."""
 
 MOST_OF_A_SET: Final = 0.5
-"""Of three or more qualified annotators none carries alone more than this share of what is learned, nor more than twice an
-equal share: so whoever turns, and isn't found out yet, has at least as many honest words against them."""
+"""Of three or more qualified annotators none carries alone more than this share of what is learned, nor more than twice
+an equal share: so whoever turns, and isn't found out yet, has at least as many honest words against them."""
 CAPPED_FROM: Final = 3
 UNPROVEN_SHARE: Final = 0.1
 """What only newcomers say has at most this share of what trusted people say, once there are any."""
@@ -56,7 +57,8 @@ class Taught(NamedTuple):
     weight: float
     """0 where people's words contradict each other."""
     measures: bool
-    """Its label is settled by trusted people, and one of them was shown it at random; whether it is held out is not asked."""
+    """Its label is settled by trusted people, and one of them was shown it at random; whether it is held out is not
+    asked."""
 
 
 def judgement(cursor: Cursor, before: Before | None = None) -> Judgement:
@@ -88,15 +90,15 @@ def hold(cursor: Cursor, now: int) -> int:
 
 
 def measured(cursor: Cursor) -> dict[str, Label]:
-    """By text id, the label of each held-out text that is settled by trusted people, one of whom was shown it at random."""
+    """By text id, the label of each held-out text that trusted people settle, one of whom was shown it at random."""
     found = {example: story for example, story in taught(cursor).items() if story.measures}
     cursor.execute("SELECT example_id, text_id FROM example WHERE holdout AND example_id = ANY(%s)", ([*found],))
     return {text: LABELS[found[example].label] for example, text in cursor.fetchall()}
 
 
 def taught(cursor: Cursor, before: Before | None = None) -> dict[str, Taught]:
-    """By the example that carries it, what each story may teach by the words `before` a cut, or all: without what trusted people
-    flagged, and with weights that nobody's share exceeds. What is set aside, and gold answers, are taken as they are now."""
+    """By the example that carries it, what each story may teach by the words `before` a cut, or all: without what trusted
+    people flagged, with weights that nobody's share exceeds. What is set aside, and gold answers, are as they are now."""
     judged = judgement(cursor, before)
     flagged = _flagged(cursor, before, judged.trusted())
     stories = [story for story in judged.consensus if story.carrier and story.item not in flagged]
@@ -164,8 +166,9 @@ def _arrays(before: Before | None) -> tuple[list[int] | None, list[int] | None]:
 def _answers(cursor: Cursor) -> list[Word]:
     truths = {anchor.id: LABELS.index(anchor.label) for anchor in anchors()}
     cursor.execute(
-        "SELECT DISTINCT ON (gold, who) feedback_id, gold, CASE role WHEN 'local' THEN 'local' ELSE annotator END AS who,"
-        " role, label, given FROM gold_answer ORDER BY gold, who, given DESC, feedback_id"
+        "SELECT DISTINCT ON (gold, who) feedback_id, gold,"
+        " CASE role WHEN 'local' THEN 'local' ELSE annotator END AS who, role, label, given FROM gold_answer"
+        " ORDER BY gold, who, given DESC, feedback_id"
     )
     return [
         Word(answer, f"gold {gold}", who, role != "annotator", LABELS.index(label), given, truth=truths[gold])

@@ -41,7 +41,9 @@ def annotators_list(as_json: bool) -> None:
     if as_json:
         show(found)
         return
-    table = Table("name", "state", "words", "reliability", "at least", "at most", "gold", "overlaps", "weight", box=None)
+    table = Table(
+        "name", "state", "words", "reliability", "at least", "at most", "gold", "overlaps", "weight", box=None
+    )
     for one in found:
         bounds = (f"{_rate(one.reliability)}", f"{one.reliability.low:.2f}", f"{one.reliability.high:.2f}")
         table.add_row(
@@ -73,7 +75,13 @@ def annotators_show(name: str, as_json: bool) -> None:
         return
     for one in found:
         click.echo(f"{name}, {one.state}: {one.words:,} words, one alone weighs {one.weight:.2f}")
-        parts = {"all": one.reliability, "gold": one.gold, "overlaps": one.overlaps, "recent": one.recent, **one.classes}
+        parts: dict[str, Share] = {
+            "all": one.reliability,
+            "gold": one.gold,
+            "overlaps": one.overlaps,
+            "recent": one.recent,
+        }
+        parts |= {str(label): record for label, record in one.classes.items()}
         table = Table("", "right", "rate", "at least", "at most", box=None)
         for part, record in parts.items():
             table.add_row(part, _of(record), _rate(record), f"{record.low:.2f}", f"{record.high:.2f}")

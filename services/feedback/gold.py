@@ -1,5 +1,5 @@
-"""Questions whose answer is known, slipped in among the texts: the shipped anchor set. Who answers isn't told which they
-are, and their answers never become examples."""
+"""Questions whose answer is known, slipped in among the texts: the shipped anchor set. Who answers isn't told which
+they are, and their answers never become examples."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def gold() -> Mapping[str, Anchor]:
 
 
 def keep(cursor: Cursor, words: Sequence[Feedback]) -> None:
-    """Store the answers among these words; of one annotator's to one question the last counts. Other words on a question,
-    such as flags, are only history."""
+    """Store the answers among these words; of one annotator's to one question the last counts. Other words on a
+    question, such as flags, are only history."""
     rows = [
         (w.feedback_id, w.annotator, w.role, anchor.id, w.label, w.label == anchor.label, w.given)
         for w in words

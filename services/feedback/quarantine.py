@@ -40,8 +40,8 @@ CONFIRMED: Final = 2
 """Trusted others who must agree before who contradicts them is held."""
 CONFIRMED_SURE: Final = 0.95
 APART: Final = 1e-4
-"""Chance of agreeing with others so rarely on one ticker, or on one exchange's, by how often one agrees elsewhere; of ten
-people and forty tickers one is found without cause in 4 % of the looks at most."""
+"""Chance of agreeing with others so rarely on one ticker, or on one exchange's, by how often one agrees elsewhere; of
+ten people and forty tickers one is found without cause in 4 % of the looks at most."""
 USUAL, USUAL_PAIRS = 0.7, 10
 """Agreement that is presumed of two people, and the pairs that this is worth."""
 ALIKE: Final = 0.05
@@ -212,9 +212,9 @@ def _turned(words: Sequence[Word], numbers: Sequence[int], judgement: Judgement)
 
 
 def _on_tickers(words: Sequence[Word], numbers: Sequence[int], judgement: Judgement) -> Iterator[Finding]:
-    """On each ticker, and each exchange, who of the trusted people agrees with the others far less than elsewhere. The worst
-    leaves first, and the others are compared again without them, or honest people were found with those who contradict
-    them."""
+    """On each ticker, and each exchange, who of the trusted people agrees with the others far less than elsewhere. The
+    worst leaves first, and the others are compared again without them, or honest people were found with those who
+    contradict them."""
     trusted = judgement.trusted()
     believed = [n for n in numbers if words[n].truth is None and Voter(words[n].who, words[n].granted) in trusted]
     by_item: defaultdict[str, list[int]] = defaultdict(list)

@@ -1,4 +1,5 @@
-"""What people have said so far on the predictions of a batch: which of its words are news, and which can be taken back."""
+"""What people have said so far on the predictions of a batch: which of its words are news, and which can be taken
+back."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ class Word(NamedTuple):
     annotator: str
     said: str
     labels: bool
-    """It is a label, of which an annotator's last on a prediction counts; flags and comments stand beside each other."""
+    """It is a label, of which an annotator's last on a prediction counts; flags and comments stand beside each
+    other."""
 
     @property
     def place(self) -> tuple[str, str, str]:
@@ -45,7 +47,7 @@ class Said:
         self._by_id: dict[str, Word] = {}
         self._last: dict[tuple[str, str, str], str] = {}
         for name, kind, label, flag, withdraws, *of in cursor.fetchall():
-            self._add(name, Word(*of, said(kind, label, flag), label is not None), withdraws)
+            self._add(name, Word(of[0], of[1], of[2], said(kind, label, flag), label is not None), withdraws)
 
     def keep(self, feedback: Feedback) -> None:
         """The word is taken."""

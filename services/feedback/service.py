@@ -4,9 +4,9 @@ Rows, offsets and the examples' events commit in one effect. A feedback may over
 behind what `predictions` held when the feedback was looked at, the batch waits; after that an unknown prediction is
 refused for good.
 
-Of one person's words on one prediction the last counts, until it is withdrawn. What is sent twice is taken once: under the
-same key, or, without one, while it is still that person's last word. Answers to gold questions measure who gave them, and
-go no further. Whom to believe is `trust`'s, what a person should look at first `quarantine`'s.
+Of one person's words on one prediction the last counts, until it is withdrawn. What is sent twice is taken once: under
+the same key, or, without one, while it is still that person's last word. Answers to gold questions measure who gave
+them, and go no further. Whom to believe is `trust`'s, what a person should look at first `quarantine`'s.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ def _insert(cursor: Cursor, rows: Sequence[Feedback]) -> None:
     )  # fmt: skip
     execute_values(
         cursor,
-        f"INSERT INTO feedback ({', '.join(columns)}) VALUES %s ON CONFLICT DO NOTHING",
+        f"INSERT INTO feedback ({', '.join(columns)}) VALUES %s ON CONFLICT DO NOTHING",  # noqa: S608 (our own names)
         [[getattr(feedback, column) for column in columns] for feedback in rows],
     )
     gold.keep(cursor, rows)

@@ -1,11 +1,11 @@
 """Whom to believe, and what a text's label is by all words on it. Pure functions; nothing is random.
 
-Dawid & Skene's model (1979): each annotator has a confusion matrix, p(says l | is k), with Dirichlet priors, and the words on
-a text are independent given its class. It is not fitted freely, as iBCC is (Kim & Ghahramani 2012): there five who agree
-with each other are believed, whoever they are. Here trust has roots, questions whose answer is known and operators by
-grant, and grows from them: an annotator is measured only where the class is settled without their own word, by gold or by
-others who are trusted already (the messages of Liu, Peng & Ihler 2012 leave one's own word out in the same way). The model's
-answers are never looked at.
+Dawid & Skene's model (1979): each annotator has a confusion matrix, p(says l | is k), with Dirichlet priors, and the
+words on a text are independent given its class. It is not fitted freely, as iBCC is (Kim & Ghahramani 2012): there five
+who agree with each other are believed, whoever they are. Here trust has roots, questions whose answer is known and
+operators by grant, and grows from them: an annotator is measured only where the class is settled without their own
+word, by gold or by others who are trusted already (the messages of Liu, Peng & Ihler 2012 leave one's own word out in
+the same way). The model's answers are never looked at.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from services.stream.events import LABELS, Label
 State = Literal["operator", "qualified", "newcomer", "turned", "distrusted"]
 
 NEWCOMER: Final = 0.5
-"""Presumed share of right words of someone unknown, of three classes: one such word is believed to 1/2, and teaches with a
-quarter of the weight. Nobody counts for more until they are qualified."""
+"""Presumed share of right words of someone unknown, of three classes: one such word is believed to 1/2, and teaches
+with a quarter of the weight. Nobody counts for more until they are qualified."""
 STRENGTH: Final = 4.0
 """Words that this presumption is worth."""
 CLASS_STRENGTH: Final = 20.0
@@ -37,22 +37,23 @@ MEASURED: Final = 20
 """Least number of measured words that qualifies. 18 of 20 do: the bound is 0.73; 17 don't yet: 0.67."""
 RECENT: Final = 30
 RECENT_LEAST: Final = 0.5
-"""Least lower bound over the last `RECENT` measured words: who was good and turned falls below it with 11 wrong ones of 30,
-and who is right in 85 % as always is there in 0.5 % of such windows."""
+"""Least lower bound over the last `RECENT` measured words: who was good and turned falls below it with 11 wrong ones of
+30, and who is right in 85 % as always is there in 0.5 % of such windows."""
 DISTRUSTED: Final = 0.5
-"""Upper bound (95 %, one-sided) of the share of right words, of `SOME` at least, below which nothing is believed: of all
-words, or of the recent ones."""
+"""Upper bound (95 %, one-sided) of the share of right words, of `SOME` at least, below which nothing is believed: of
+all words, or of the recent ones."""
 SOME: Final = 10
 LEVEL: Final = 0.05
 SETTLED: Final = 0.8
-"""Least probability of a class by others' words alone by which a word is measured. One qualified word reaches it."""
+"""Least probability of a class by others' words alone by which a word is measured; one juror's reaches it."""
+JUROR: Final = 0.88
+"""Presumed share of right words of everyone by whose words others are measured."""
 PRESUMED: Final = 0.8
 """Share of right words presumed of whoever is measured by others' words, which may be wrong themselves; the same for
 everyone, so that a good past doesn't excuse."""
 TIE: Final = 0.02
-"""Of those who fail, the worst is dropped first and the others are measured again without them, so that honest people don't
-fall with those who contradict them; who is as bad to within this falls, too, since nothing tells them apart."""
-ROUNDS: Final = 20
+"""Of those who fail, the worst is dropped first and the others are measured again without them, so that honest people
+don't fall with those who contradict them; who is as bad to within this falls, too, since nothing tells them apart."""
 CERTAIN: Final = 30.0
 """Log-odds of a known answer."""
 
@@ -109,8 +110,8 @@ class Annotator(msgspec.Struct, frozen=True):
     recent: Share
     """Of the last measured words."""
     good_until: int
-    """When the last measured word was given before the worst run at the end began, ms: the run whose words fall short of
-    `QUALIFIED` by most in all (Page's CUSUM, 1954). -1 where it is all of them."""
+    """When the last measured word was given before the worst run at the end began, ms: the run whose words fall short
+    of `QUALIFIED` by most in all (Page's CUSUM, 1954). -1 where it is all of them."""
     classes: dict[Label, Share]
     """By what the texts are; those with data."""
     weight: float
@@ -187,17 +188,17 @@ def judge(words: Sequence[Word], silent: Collection[str] = (), copied: Collectio
     quarantine hides nobody's errors; those in `copied` don't even do that."""
     table = _table(words, frozenset(silent), frozenset(copied))
     granted = np.array([voter.granted for voter in table.voters], bool)
-    trusted, dropped = granted, np.zeros(len(granted), bool)
-    evidence, records = _measure(table, _confusion(table, None, trusted), trusted)
-    for _ in range(len(granted) + ROUNDS):
-        before, beforehand = trusted, evidence
+    jury, dropped = granted, np.zeros(len(granted), bool)
+    evidence, records = _measure(table, jury)
+    for _ in range(2 * len(granted) + 1):  # each joins at most once, and leaves at most once
         margins = np.array([_margin(*record) for record in records])
-        failing = trusted & ~granted & (margins < 0)
+        failing = jury & ~granted & (margins < 0)
         dropped |= failing & (margins <= margins.min(where=failing, initial=np.inf) + TIE)
-        trusted = (trusted | (margins >= 0)) & ~dropped
-        evidence, records = _measure(table, _confusion(table, evidence, trusted), trusted)
-        if (trusted == before).all() and np.allclose(beforehand.right, evidence.right, atol=1e-3):
+        before, jury = jury, (jury | (margins >= 0)) & ~dropped
+        evidence, records = _measure(table, jury)
+        if (jury == before).all():
             break
+    trusted = granted | (jury & np.array([all_.low >= QUALIFIED for all_, _ in records], bool))
     states = [
         _state(voter.granted, bool(trusted[number]), bool(dropped[number]), *records[number])
         for number, voter in enumerate(table.voters)
@@ -219,8 +220,8 @@ def share(right: float, n: int) -> Share:
 
 
 def limit(own: Sequence[float], rest: float, most: float) -> float:
-    """The largest weight that an annotator may have in a set, so that nobody's share of it is above `most`; `own` are the
-    annotators' weights, `rest` that of what none of them carries alone."""
+    """The largest weight that an annotator may have in a set, so that nobody's share of it is above `most`; `own` are
+    the annotators' weights, `rest` that of what none of them carries alone."""
     heavy = sorted(own, reverse=True)
     for over, weight in enumerate([*heavy, 0.0]):
         room = 1 - most * over
@@ -259,10 +260,13 @@ def _table(words: Sequence[Word], silent: frozenset[str], copied: frozenset[str]
     )
 
 
-def _measure(table: _Table, confusion: np.ndarray, trusted: np.ndarray) -> tuple[Evidence, list[tuple[Share, Share]]]:
-    """What each word's item is by the others, and each voter's share of right words, of all and of the recent ones."""
-    counted = table.speaks & trusted[table.voter]
-    own = np.where(counted[:, None], np.log(confusion[table.voter, :, table.label]), 0.0)
+def _measure(table: _Table, jury: np.ndarray) -> tuple[Evidence, list[tuple[Share, Share]]]:
+    """What each word's item is by the jury's others, and each voter's share of right words, of all and of the recent
+    ones. Of all on the jury the same is presumed, operators apart, so that a good past outweighs nobody's word."""
+    counted = table.speaks & jury[table.voter]
+    presumed = np.where([voter.granted for voter in table.voters], GRANTED, JUROR)[table.voter, None]
+    said = _ON[table.label]
+    own = np.where(counted[:, None], np.log(presumed * said + (1 - presumed) / (len(LABELS) - 1) * (1 - said)), 0.0)
     totals = table.known.copy()
     np.add.at(totals, table.item, own)
     speakers = np.bincount(table.item[counted], minlength=len(table.items))
@@ -280,15 +284,16 @@ def _shares(evidence: Evidence, words: np.ndarray) -> tuple[Share, Share]:
 
 
 def _posterior(table: _Table, others: np.ndarray) -> np.ndarray:
-    """float64[n, 3]: the item's class by the others and by the word itself, as of someone of whom `PRESUMED` is known."""
+    """float64[n, 3]: the item's class by the others and by the word itself, as of someone of whom `PRESUMED` is
+    known."""
     presumed = PRESUMED * _ON + (1 - PRESUMED) * _OFF
     joint = others * presumed[:, table.label].T
     return np.asarray(joint / joint.sum(axis=1, keepdims=True))
 
 
 def _margin(all_: Share, recent: Share) -> float:
-    """How far above the least that qualifies, or below."""
-    return min(all_.low - QUALIFIED, recent.low - RECENT_LEAST) if all_.n >= MEASURED else -1.0
+    """How far above the least that makes a juror, or below."""
+    return min(all_.right / all_.n - QUALIFIED, recent.low - RECENT_LEAST) if all_.n >= MEASURED else -1.0
 
 
 def _state(granted: bool, trusted: bool, dropped: bool, all_: Share, recent: Share) -> State:
@@ -296,7 +301,7 @@ def _state(granted: bool, trusted: bool, dropped: bool, all_: Share, recent: Sha
         return "operator" if granted else "qualified"
     if all_.n >= SOME and all_.high < DISTRUSTED:
         return "distrusted"
-    enough = all_.n >= MEASURED and all_.low >= QUALIFIED
+    enough = all_.n >= MEASURED and all_.low >= QUALIFIED and recent.low < RECENT_LEAST
     bad = all_.n >= SOME and recent.high < DISTRUSTED
     return "turned" if dropped or enough or bad else "newcomer"
 
@@ -308,13 +313,12 @@ def _good_until(right: np.ndarray, given: np.ndarray) -> int:
     return int(given[-run - 1]) if run < len(given) else -1
 
 
-def _confusion(table: _Table, evidence: Evidence | None, trusted: np.ndarray) -> np.ndarray:
-    """float64[voters, 3, 3], p(says l | is k): a trusted one's rows by their measured words, which the share of right ones
-    precedes; everyone else's alike for all classes, between that of a newcomer and one that says nothing."""
+def _confusion(table: _Table, evidence: Evidence, trusted: np.ndarray) -> np.ndarray:
+    """float64[voters, 3, 3], p(says l | is k): a trusted one's rows by their measured words, which the share of right
+    ones precedes; everyone else's alike for all classes, between that of a newcomer and one that says nothing."""
     counts = np.zeros((len(table.voters), len(LABELS), len(LABELS)))
-    if evidence is not None:
-        weights = _posterior(table, evidence.others) * evidence.measured[:, None]
-        np.add.at(counts, (table.voter, slice(None), table.label), weights)
+    weights = _posterior(table, evidence.others) * evidence.measured[:, None]
+    np.add.at(counts.swapaxes(1, 2), (table.voter, table.label), weights)
     right, n = np.trace(counts, axis1=1, axis2=2), counts.sum(axis=(1, 2))
     granted = np.array([voter.granted for voter in table.voters], bool)
     strength = np.where(granted, GRANT_STRENGTH, STRENGTH)
@@ -330,8 +334,8 @@ def _confusion(table: _Table, evidence: Evidence | None, trusted: np.ndarray) ->
 def _consensus(
     words: Sequence[Word], table: _Table, confusion: np.ndarray, trusted: np.ndarray, speaks: np.ndarray
 ) -> list[Consensus]:
-    """Of every story on which someone speaks. All who aren't trusted have one voice together, the mean of theirs, so that
-    no number of newcomers outvotes one who is trusted."""
+    """Of every story on which someone speaks. All who aren't trusted have one voice together, the mean of theirs, so
+    that no number of newcomers outvotes one who is trusted."""
     voices = np.log(confusion[table.voter, :, table.label])
     counted, unknown = (speaks & of[table.voter] for of in (trusted, ~trusted))
     totals, together = table.known.copy(), np.zeros_like(table.known)

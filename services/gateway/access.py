@@ -97,7 +97,8 @@ def name_of(request: Request[Any, Any, State], field: str, given: str | None) ->
 
 
 def standing_of(request: Request[Any, Any, State]) -> Standing:
-    """What is believed of the words in the request: by the key's role, or, without keys, as of this machine's operator."""
+    """What is believed of the words in the request: by the key's role, or, without keys, as of this machine's
+    operator."""
     key: Key | None = request.user
     if key is None:
         return "local"

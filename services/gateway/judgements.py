@@ -1,4 +1,4 @@
-"""People's words on predictions, and systems': POST, GET and DELETE /v1/feedback, POST /v1/outcomes."""
+"""People's words on predictions, and systems': POST and DELETE /v1/feedback, POST /v1/outcomes, and all on one text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import msgspec
 from litestar import delete, get, post
 from litestar.openapi import ResponseSpec
-from litestar.params import HeaderParameter, JSONBody, PathParameter, QueryParameter
+from litestar.params import HeaderParameter, JSONBody, PathParameter
 from msgspec import Meta
 
 from services.feedback.gold import gold
@@ -68,7 +68,8 @@ class FeedbackRequest(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """A label that a system learned later, for a text by its source and the source's own id. `annotator` as in feedback."""
+    """A label that a system learned later, for a text by its source and the source's own id. `annotator` as in
+    feedback."""
 
     source: Name
     id: _Key
@@ -88,7 +89,8 @@ class FeedbackAnswer(msgspec.Struct, frozen=True):
 async def post_feedback(
     request: SafeRequest, data: JSONBody[FeedbackRequest], idempotency_key: _KeyHeader = None
 ) -> FeedbackAnswer:
-    """Confirm or correct a prediction, flag its text, or comment. Answers once it is durable; sent twice, it counts once."""
+    """Confirm or correct a prediction, flag its text, or comment. Answers once it is durable; sent twice, it counts
+    once."""
     no_nul(**{name: getattr(data, name) for name in ("prediction_id", "annotator", "comment", "text_id", "key")})
     gateway, annotator = gateway_of(request), name_of(request, "annotator", data.annotator)
     stored, drawn = await gateway.pool.run(
@@ -118,8 +120,8 @@ async def post_feedback(
 async def post_outcome(
     request: SafeRequest, data: JSONBody[Outcome], idempotency_key: _KeyHeader = None
 ) -> FeedbackAnswer:
-    """A label that arrives by itself, such as an analyst's verdict weeks later. It takes an operator: its sender is believed
-    as one, and a source, who sends texts, must not be able to label them."""
+    """A label that arrives by itself, such as an analyst's verdict weeks later. It takes an operator: its sender is
+    believed as one, and a source, who sends texts, must not be able to label them."""
     no_nul(source=data.source, id=data.id, annotator=data.annotator, key=data.key)
     gateway, annotator = gateway_of(request), name_of(request, "annotator", data.annotator)
     text = text_id(RawText(text="", source=data.source, id=data.id))
@@ -143,8 +145,8 @@ async def post_outcome(
 async def delete_feedback(
     request: SafeRequest, feedback_id: Annotated[str, PathParameter(max_length=200)]
 ) -> FeedbackAnswer:
-    """Take a word back: one's own, or as an operator anyone's. It is kept, but counts no more; what the same annotator said
-    before it counts again. Sent twice, it is done once."""
+    """Take a word back: one's own, or as an operator anyone's. It is kept, but counts no more; what the same annotator
+    said before it counts again. Sent twice, it is done once."""
     no_nul(feedback_id=feedback_id)
     gateway = gateway_of(request)
     word = await _stored(gateway, feedback_id)
@@ -164,12 +166,12 @@ async def delete_feedback(
     return await _publish(gateway, event, None)
 
 
-@get("/v1/feedback", responses=SPECS, tags=["feedback"])
+@get("/v1/predictions/{prediction_id:str}/feedback", responses=SPECS, tags=["feedback"])
 async def get_feedback(
-    request: SafeRequest, prediction_id: Annotated[str, QueryParameter(min_length=1, max_length=200)]
+    request: SafeRequest, prediction_id: Annotated[str, PathParameter(max_length=200)]
 ) -> list[WordView]:
-    """All that was said on a prediction's text, oldest first, what was withdrawn too: labels, flags, comments, outcomes.
-    It takes an operator: who is still to judge the text shouldn't know what others said."""
+    """All that was said on a prediction's text, oldest first, what was withdrawn too: labels, flags, comments,
+    outcomes. It takes an operator: who is still to judge the text shouldn't know what others said."""
     no_nul(prediction_id=prediction_id)
     return await gateway_of(request).pool.run(lambda cursor: words.on_text_of(cursor, prediction_id))
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 from litestar import get, post
-from litestar.params import FromQuery, JSONBody, PathParameter
+from litestar.params import JSONBody, PathParameter, QueryParameter
 
 from services.feedback import assess
 from services.feedback.assess import Decision, Quarantined
@@ -19,6 +19,7 @@ from services.stream.errors import Rejected
 from services.stream.events import Name
 
 _Finding = Annotated[int, PathParameter(ge=0, le=2**53)]
+_State = Annotated[Decision | None, QueryParameter(name="state")]
 
 
 class Decided(msgspec.Struct, frozen=True):
@@ -34,10 +35,10 @@ async def get_annotators(request: SafeRequest) -> list[Annotator]:
 
 
 @get("/v1/quarantine", responses=SPECS, tags=["feedback"])
-async def get_quarantine(request: SafeRequest, state: FromQuery[Decision | None] = None) -> list[Quarantined]:
+async def get_quarantine(request: SafeRequest, decision: _State = None) -> list[Quarantined]:
     """Words that were set aside, and why; `state=held` gives those that wait for a decision."""
     found = await gateway_of(request).pool.run(assess.every)
-    return [row for row in found if state in (None, row.state)]
+    return [row for row in found if decision in (None, row.state)]
 
 
 @post("/v1/quarantine/{finding:int}/release", status_code=200, responses=SPECS, tags=["feedback"])
@@ -58,8 +59,6 @@ async def _decide(
     no_nul(actor=data.actor)
     actor = name_of(request, "actor", data.actor)
     try:
-        return await gateway_of(request).pool.run(
-            lambda cursor: assess.decide(cursor, finding, state, actor, now_ms())
-        )
+        return await gateway_of(request).pool.run(lambda cursor: assess.decide(cursor, finding, state, actor, now_ms()))
     except Rejected as rejected:
         raise Problem(404, "not-found", rejected.detail) from None

@@ -47,7 +47,7 @@ def on_text_of(cursor: Cursor, prediction_id: str) -> list[WordView]:
     """All words on the text of this prediction, on other models' predictions of it too, oldest first; withdrawals are
     only a mark on what they took back."""
     cursor.execute(
-        f"SELECT {_COLUMNS} {_FROM} WHERE f.text_id = (SELECT text_id FROM prediction WHERE prediction_id = %s)"
+        f"SELECT {_COLUMNS} {_FROM} WHERE f.text_id = (SELECT text_id FROM prediction WHERE prediction_id = %s)"  # noqa: S608 (constants)
         " AND f.kind <> 'withdrawal' ORDER BY f.position",
         (prediction_id,),
     )

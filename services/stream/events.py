@@ -138,7 +138,8 @@ FeedbackKind = Literal[SaidKind, "outcome", "withdrawal"]
 Flag = Literal["spam", "not_financial", "wrong_ticker"]
 """What is wrong with a text, whatever its label."""
 Standing = Literal["annotator", "operator", "local"]
-"""What the speaker's key allowed when the word was given; `local`: there were no keys, and names were taken as given."""
+"""What the speaker's key allowed when the word was given; `local`: there were no keys, and names were taken as
+given."""
 
 
 class Feedback(Event, frozen=True, kw_only=True):

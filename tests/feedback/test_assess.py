@@ -32,16 +32,24 @@ class Rows:
         self._cursor, self._n = cursor, 0
 
     def say(
-        self, who: str, story: str, label: Label | None, *, role: str = "annotator", kind: str = "correction", **more: Any
+        self,
+        who: str,
+        story: str,
+        label: Label | None,
+        *,
+        role: str = "annotator",
+        kind: str = "correction",
+        **more: Any,
     ) -> str:
         self._n += 1
         fields = {
             "example_id": f"e{self._n:05}", "feedback_id": f"f{self._n:05}", "prediction_id": story, "text_id": story,
-            "cluster": story, "kind": kind, "predicted": "neutral", "label": label, "flag": None, "model": "m", "epoch": 1,
+            "cluster": story, "kind": kind, "predicted": "neutral", "label": label, "flag": None, "model": "m",
+            "epoch": 1,
             "annotator": who, "role": role, "sampled": False, "holdout": False, "given": 60_000 * self._n,
         } | more  # fmt: skip
         names, values = ", ".join(fields), ", ".join(["%s"] * len(fields))
-        self._cursor.execute(f"INSERT INTO example ({names}) VALUES ({values})", [*fields.values()])
+        self._cursor.execute(f"INSERT INTO example ({names}) VALUES ({values})", [*fields.values()])  # noqa: S608 (our own names)
         self._cursor.execute(
             "INSERT INTO text (text_id, cluster, body, source, language, marks, event_time, received)"
             " VALUES (%s, %s, %s, 'wire', 'en', '{}', 0, 0) ON CONFLICT DO NOTHING",

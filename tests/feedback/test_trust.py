@@ -21,7 +21,9 @@ def test_a_newcomers_word_teaches_little_and_an_operators_nearly_in_full() -> No
     assert (of(judged, "new").state, of(judged, "boss").state) == ("newcomer", "operator")
 
 
-@pytest.mark.parametrize(("right", "state"), [(20, "qualified"), (18, "qualified"), (17, "newcomer"), (4, "distrusted")])
+@pytest.mark.parametrize(
+    ("right", "state"), [(20, "qualified"), (18, "qualified"), (17, "newcomer"), (4, "distrusted")]
+)
 def test_about_twenty_gold_answers_qualify(right: int, state: str) -> None:
     judged = judge(Words().gold("ana", right, 20).say("ana", "a", POSITIVE))
     ana = of(judged, "ana")

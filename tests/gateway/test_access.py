@@ -62,7 +62,7 @@ TAKES: Final = {
     ("POST", "/v1/texts"): "source",
     ("POST", "/v1/feedback"): "annotator",
     ("DELETE", "/v1/feedback/{feedback_id}"): "annotator",
-    ("GET", "/v1/feedback"): "operator",
+    ("GET", "/v1/predictions/{prediction_id}/feedback"): "operator",
     ("POST", "/v1/outcomes"): "operator",
     ("GET", "/v1/annotators"): "operator",
     ("GET", "/v1/quarantine"): "operator",

@@ -1,4 +1,5 @@
-"""Flags, comments, outcomes and withdrawals, and whose words are believed: /v1/feedback, /v1/outcomes, /v1/quarantine."""
+"""Flags, comments, outcomes and withdrawals, and whose words are believed: /v1/feedback, /v1/outcomes,
+/v1/quarantine."""
 
 from __future__ import annotations
 
@@ -69,9 +70,7 @@ def test_what_is_no_word_names_the_field(gateway: Running, fields: dict[str, Any
 
 
 @pytest.mark.parametrize(("role", "standing"), [("annotator", "annotator"), ("operator", "operator"), (None, "local")])
-def test_a_word_carries_what_its_key_allowed(
-    start: Start, database: str, role: Role | None, standing: str
-) -> None:
+def test_a_word_carries_what_its_key_allowed(start: Start, database: str, role: Role | None, standing: str) -> None:
     headers = bearer(new_key(database, role, name="ann")) if role else {}
     gateway = start()
     gateway.store(PREDICTION)
@@ -82,7 +81,8 @@ def test_a_word_carries_what_its_key_allowed(
 def test_a_gold_question_is_answered_like_any_other_text(gateway: Running) -> None:
     question, anchor = next(iter(gold().items()))
     answers = [
-        send(gateway, prediction_id=question, label=label).json()["kind"] for label in ("negative", "neutral", "positive")
+        send(gateway, prediction_id=question, label=label).json()["kind"]
+        for label in ("negative", "neutral", "positive")
     ]
     assert len(set(answers)) == 1, "the answer doesn't tell which is right"
     assert send(gateway, prediction_id=question, label=anchor.label, kind="confirmation", text_id="t").is_success
@@ -99,8 +99,13 @@ def test_an_outcome_finds_the_newest_prediction_of_its_text(gateway: Running) ->
     assert answer.json()["kind"] == "outcome" and answer.json() == gateway.client.post("/v1/outcomes", json=body).json()
     outcome = published(gateway)[0]
     assert (outcome.prediction_id, outcome.text_id, outcome.label) == (new.prediction_id, text, "negative")
-    assert "only the first is scored" in problem(gateway.client.post("/v1/outcomes", json=body | {"id": "x/2"}), 404)["detail"]
-    assert problem(gateway.client.post("/v1/outcomes", json=body | {"label": "up"}), 422)["errors"][0]["field"] == "label"
+    assert (
+        "only the first is scored"
+        in problem(gateway.client.post("/v1/outcomes", json=body | {"id": "x/2"}), 404)["detail"]
+    )
+    assert (
+        problem(gateway.client.post("/v1/outcomes", json=body | {"label": "up"}), 422)["errors"][0]["field"] == "label"
+    )
 
 
 def test_one_takes_ones_own_word_back_and_an_operator_anyones(start: Start, database: str) -> None:
@@ -148,11 +153,11 @@ def test_all_that_was_said_is_shown(gateway: Running) -> None:
         " VALUES ('back', %s, %s, 'withdrawal', 'ann', false, 0, 'w1')",
         PREDICTION.prediction_id, PREDICTION.text_id,
     )  # fmt: skip
-    found = gateway.client.get("/v1/feedback", params={"prediction_id": PREDICTION.prediction_id}).json()
+    found = gateway.client.get(f"/v1/predictions/{PREDICTION.prediction_id}/feedback").json()
     assert [(w["feedback_id"], w["annotator"], w["withdrawn"], w["comment"]) for w in found] == [
         ("w1", "ann", True, "clearly"), ("w2", "bob", False, None),
     ]  # fmt: skip
-    assert gateway.client.get("/v1/feedback", params={"prediction_id": "none"}).json() == []
+    assert gateway.client.get("/v1/predictions/none/feedback").json() == []
 
 
 def example(gateway: Running, number: int, who: str) -> None:

@@ -179,7 +179,11 @@ def test_a_withdrawn_word_counts_no_more_and_can_be_said_again(bench: Bench) -> 
     said = [(e.kind, e.label, e.feedback_id == word) for e in _examples(bench)]
     assert said == [("correction", "negative", True), ("withdrawal", None, True), ("correction", "negative", False)]
     bench.run(trainer.serve, lambda: bench.caught_up(trainer.GROUP, topics.EXAMPLES))
-    assert bench.rows("SELECT kind FROM example ORDER BY position") == [("correction",), ("withdrawal",), ("correction",)]
+    assert bench.rows("SELECT kind FROM example ORDER BY position") == [
+        ("correction",),
+        ("withdrawal",),
+        ("correction",),
+    ]
     assert bench.rows("SELECT label, who FROM word") == [("negative", "ana")]
 
 
@@ -261,7 +265,9 @@ def test_words_are_set_aside_while_the_service_runs(bench: Bench, monkeypatch: p
     bench.run(service.serve, lambda: _done(bench))
     bench.run(trainer.serve, lambda: bench.caught_up(trainer.GROUP, topics.EXAMPLES))
     bench.run(service.serve, lambda: bool(bench.rows("SELECT 1 FROM quarantine")))
-    ((annotator, words),) = bench.rows("SELECT annotator, array_length(words, 1) FROM quarantine WHERE reason = 'burst'")
+    ((annotator, words),) = bench.rows(
+        "SELECT annotator, array_length(words, 1) FROM quarantine WHERE reason = 'burst'"
+    )
     assert (annotator, words) == ("ana", 70)
 
 
@@ -276,7 +282,7 @@ def test_a_withdrawal_reaches_the_trainer_behind_its_word(settings: Settings, va
         bench.run(service.serve, lambda: _done(bench))
         bench.run(trainer.serve, lambda: bench.rows("SELECT count(*) FROM example") == [(12,)])
         kinds = bench.rows("SELECT text_id, array_agg(kind ORDER BY position) FROM example GROUP BY text_id")
-        assert {name: given for name, given in kinds} == {name: ["correction", "withdrawal"] for name in "abcdef"}
+        assert dict(kinds) == {name: ["correction", "withdrawal"] for name in "abcdef"}
         assert bench.rows("SELECT * FROM word") == []
 
 
