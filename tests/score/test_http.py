@@ -112,7 +112,7 @@ def test_features_are_those_a_head_is_trained_on(client: httpx.Client, holder: H
     rows = np.frombuffer(answer.values, "<f2").reshape(2, answer.width)
     assert answer.encoder == engine.runtime.key
     np.testing.assert_allclose(rows, engine.embed(texts), rtol=1e-3, atol=1e-2)
-    problem(client.post("/features", json={"texts": []}), 400)
+    problem(client.post("/features", json={"texts": []}), 422)
     holder.failure = Transient("no model is in service yet")
     problem(client.post("/features", json={"texts": texts}), 503)
 
