@@ -1,7 +1,8 @@
 """No source drowns the others: of one that floods, the newest labels are taken.
 
-Every label taken counts alike, and so do the anchor texts that are replayed beside them, in which classes are balanced: to
-count labels more where their class or their source is rare was tried and cost accuracy (ops/decisions/0021-dataset.md).
+Every label taken counts alike, and so do the anchor texts that are replayed beside them, in which classes are balanced.
+To count labels more where their class or their source is rare gained nothing or cost accuracy, and so did to count old
+ones less (ops/decisions/0021-dataset.md).
 """
 
 from __future__ import annotations
