@@ -1,10 +1,10 @@
-"""A run's dataset, from the tables to what is trained on: read, kept apart, balanced."""
+"""A run's dataset, from the tables to what is trained on: read, kept apart, capped."""
 
 from __future__ import annotations
 
 from psycopg2.extensions import cursor as Cursor
 
-from services.trainer import balance, dataset, splits
+from services.trainer import caps, dataset, splits
 from services.trainer.base import NO_BASE, Base
 from services.trainer.dataset import Cut, Dataset
 
@@ -14,4 +14,4 @@ def assemble(cursor: Cursor, base: Base = NO_BASE, cut: Cut | None = None) -> Da
     data = dataset.collect(cursor, cut)
     data = data._replace(replay=[*data.replay, *base.examples], base=base.files)
     data = splits.apart(data, splits.learned(cursor, data.cut.run))
-    return balance.balanced(data)
+    return caps.capped(data)

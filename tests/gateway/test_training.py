@@ -21,4 +21,4 @@ def test_the_last_looks_at_the_triggers_newest_first(gateway: Running) -> None:
     assert not oldest["train"] and oldest["reason"].startswith("no: 0 of 200 new labels; nothing new to learn from; ")
     assert oldest["numbers"]["fresh"] == 0 and "agreement" in oldest["holds"]
     assert len(gateway.client.get("/v1/training", params={"limit": 1}).json()["evaluations"]) == 1
-    problem(gateway.client.get("/v1/training", params={"limit": 0}), 422)
+    problem(gateway.client.get("/v1/training", params={"limit": 0}), 400)

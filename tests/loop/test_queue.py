@@ -104,7 +104,9 @@ def _again(name: str, number: int) -> bytes:
 @pytest.fixture
 def desk(bench: Bench) -> Bench:
     """A champion, forty held-out texts that it got wrong, and ten others."""
-    bench.settings = msgspec.structs.replace(bench.settings, device="cpu", retrain_after=10)
+    bench.settings = msgspec.structs.replace(
+        bench.settings, device="cpu", retrain_after=10, retrain_every_s=10**10, retrain_below=0
+    )
     register_bundled(bench.bus)
     with database(bench.settings) as cursor:
         for number, name in enumerate([*HELD[:40], *FREE[:10]]):
