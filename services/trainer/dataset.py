@@ -61,7 +61,10 @@ def collect(cursor: Cursor) -> Dataset:
         " ORDER BY e.text_id, e.given DESC, e.position DESC"
     )
     people = [
-        (Labelled(example, body, LABELS.index(label), sampled, source, language, tuple(tickers or ()), cluster), holdout)
+        (
+            Labelled(example, body, LABELS.index(label), sampled, source, language, tuple(tickers or ()), cluster),
+            holdout,
+        )
         for example, body, label, sampled, source, language, tickers, cluster, holdout in cursor.fetchall()
     ]
     cursor.execute("SELECT coalesce(max(position), 0) FROM example")

@@ -132,7 +132,7 @@ def test_how_far_a_run_is_can_be_seen_until_it_dies(labelled: Bench, capsys: pyt
     assert detail["stage"] == "tuning" and detail["method"] == "lora" and detail["learn"] == 9
     assert 0 < detail["step"] < detail["of"] and detail["eta_s"] > 0 and detail["loss"] > 0  # type: ignore[operator]
     cli._print_status(status.collect(labelled.settings))
-    assert f"training (test, lora): tuning, step" in capsys.readouterr().out
+    assert "training (test, lora): tuning, step" in capsys.readouterr().out
     process.kill()
     process.communicate()
     eventually(lambda: training(labelled) is None, "a dead run still shows", 20)
