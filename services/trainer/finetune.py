@@ -94,7 +94,7 @@ class _Run:
     def tuned(self, way: Trial, stage: str, keep: Checkpoint | None = None) -> Tuned:
         """What comes of tuning this way."""
         own, head = self._engine.runtime.encoding, self._engine.model.head
-        assert isinstance(head, Head), "see `tunable`"
+        assert isinstance(head, Head)  # noqa: S101 (see `tunable`)
         learn = to_tune(self._taught, self.apart, self._people, self._anchors, way.replay)
         with torch_threads(self._settings.threads or default_threads()):
             return tune(

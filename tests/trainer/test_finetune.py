@@ -196,6 +196,7 @@ def killed_at(step: int) -> Callable[[Progress], None]:
 def test_a_run_that_was_killed_ends_as_one_that_was_not(
     base: Base, parent: tuple[Adapter, Head], plan: Plan, tmp_path: Path
 ) -> None:
+    plan = plan._replace(patience=3)  # and so as long as it may be
     whole = run(base, parent, plan, watched=WATCH)
     for step in (2, 7, 10, 11, 19, 28):
         with pytest.raises(Killed):
