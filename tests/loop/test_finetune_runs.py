@@ -21,7 +21,6 @@ from safetensors import safe_open
 from services import cli, status, store
 from services.score import artifact
 from services.score.engine import open_engine
-from services.stream.database import transaction
 from services.stream.errors import Misconfigured
 from services.trainer import registry, run, service
 from services.trainer.beside import NICE
@@ -103,9 +102,8 @@ def test_a_run_killed_again_and_again_makes_the_same_model(labelled: Bench, meth
 
 def test_what_is_registered_is_an_adapter_and_a_head_that_serve(labelled: Bench) -> None:
     version = ended(started(labelled, "lora"))
-    with closing(labelled.settings.connector("test")()) as connection, transaction(connection):
-        with connection.cursor() as cursor:
-            folder = registry.fetch(cursor, version, labelled.settings.model_cache)
+    with closing(labelled.settings.connector("test")()) as connection, connection.cursor() as cursor:
+        folder = registry.fetch(cursor, version, labelled.settings.model_cache)
     parent, tuned = artifact.load(artifact.bundled()), artifact.load(folder)
     assert tuned.card.parent == parent.card.version and tuned.card.base == parent.card.base
     assert tuned.adapter.keys() == parent.adapter.keys() and tuned.card.adapter != parent.card.adapter
@@ -113,9 +111,8 @@ def test_what_is_registered_is_an_adapter_and_a_head_that_serve(labelled: Bench)
 
 
 def training(bench: Bench) -> Training | None:
-    with closing(bench.settings.connector("test")()) as connection, transaction(connection):
-        with connection.cursor() as cursor:
-            return under_way(cursor)
+    with closing(bench.settings.connector("test")()) as connection, connection.cursor() as cursor:
+        return under_way(cursor)
 
 
 def test_how_far_a_run_is_can_be_seen_until_it_dies(labelled: Bench, capsys: pytest.CaptureFixture[str]) -> None:
