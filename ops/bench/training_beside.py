@@ -51,7 +51,9 @@ def run(texts: Sequence[str], runs: int) -> dict[str, Any]:
             found["beside_training"][-1]["training_cores"] = round((_cpu(process) - before) / SECONDS, 2)
             before = _cpu(process)
             time.sleep(SECONDS / 4)
-            found["beside_training"][-1]["training_cores_undisturbed"] = round(4 * (_cpu(process) - before) / SECONDS, 2)
+            found["beside_training"][-1]["training_cores_undisturbed"] = round(
+                4 * (_cpu(process) - before) / SECONDS, 2
+            )
         console.print({name: done[-1] for name, done in found.items()})
     pairs = zip(found["beside_training"], found["alone"], strict=True)
     return {

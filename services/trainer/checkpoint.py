@@ -22,8 +22,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 FOLDER: Final = "checkpoints"
-"""Inside the data folder. Not in the database: at worst minutes of one machine's work are in it, it weighs up to 170 MB,
-and only the machine that wrote it would end with the same bits."""
+"""Inside the data folder. Not in the database: at worst minutes of one machine's work are in it, it weighs up to
+170 MB, and only the machine that wrote it would end with the same bits."""
 
 log = logging.getLogger(__name__)
 

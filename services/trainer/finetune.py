@@ -20,7 +20,7 @@ from services.trainer.checkpoint import Checkpoint, State
 from services.trainer.dataset import Dataset
 from services.trainer.head import torch_threads
 from services.trainer.learner import Tuned
-from services.trainer.lesson import Lesson, edited, reweighted, watched
+from services.trainer.lesson import Lesson, edited, to_tune, watched
 from services.trainer.progress import Stage
 from services.trainer.search import Trial, search
 from services.trainer.tune import RANK, Plan, Progress, tune
@@ -95,8 +95,8 @@ class _Run:
     def tuned(self, way: Trial, stage: str, keep: Checkpoint | None = None) -> Tuned:
         """What comes of tuning this way."""
         own, head = self._engine.runtime.encoding, self._engine.model.head
-        assert isinstance(head, Head), "see `tunable`"
-        learn = reweighted(self._taught, self._people, self._anchors, way.replay).part(~self.apart)
+        assert isinstance(head, Head)  # noqa: S101 (see `tunable`)
+        learn = to_tune(self._taught, self.apart, self._people, self._anchors, way.replay)
         with torch_threads(self._settings.threads or default_threads()):
             return tune(
                 own.base, head, edited(learn) if way.augmented else learn, plan=way.plan, seed=self._seed,
@@ -115,6 +115,4 @@ class _Run:
         return float(known[name])
 
     def _tell(self, stage: str, at: Progress) -> None:
-        self._report(
-            Stage(stage, self._method, at.step, at.steps, round(at.loss, 3), round(at.seconds_left))
-        )
+        self._report(Stage(stage, self._method, at.step, at.steps, round(at.loss, 3), round(at.seconds_left)))

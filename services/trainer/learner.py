@@ -39,9 +39,9 @@ class Tuned(NamedTuple):
 class Learner(torch.nn.Module):
     """Encoder and head, from where `adapter` and `head` left them. The embeddings stay as they are.
 
-    With rank 0 all weights of all layers learn. Otherwise they stay, and each of their matrices gets a change b·a of that
-    rank to learn, which begins at nought (Hu et al. 2021, "LoRA"): their own gradients, a third of the work, aren't
-    needed then. The change acts on what goes through a layer, as `x·aᵀ·bᵀ`.
+    With rank 0 all weights of all layers learn. Otherwise they stay, and each of their matrices gets a change b·a of
+    that rank to learn, which begins at nought (Hu et al. 2021, "LoRA"): their own gradients, a third of the work,
+    aren't needed then. The change acts on what goes through a layer, as `x·aᵀ·bᵀ`.
     """
 
     def __init__(self, base: Base, adapter: Adapter, head: Head, rank: int = 0) -> None:

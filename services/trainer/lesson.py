@@ -13,6 +13,8 @@ from services.stream.events import LABELS, derived_id
 from services.trainer.dataset import Dataset, one_hot
 from services.trainer.edits import EDITS
 
+TUNED_LIVE: Final = 200
+"""Live texts that an encoder learns to keep the parent's answers on: more of them take time and tell little more."""
 WATCHED: Final = 8
 """Of so many clusters that people or the anchor set label, one is watched while an encoder is tuned, not learned."""
 
@@ -47,15 +49,21 @@ def watched(data: Dataset) -> np.ndarray:
     """bool over the texts of `lesson`: those that early stopping looks at. By cluster, so that no copy of one is
     learned; never a held-out one, which is the gate's."""
     labelled = [*data.learn, *data.replay]
-    chosen = [int(derived_id("watched", example.cluster or example.example_id)[:8], 16) % WATCHED == 0 for example in labelled]
+    chosen = [
+        int(derived_id("watched", example.cluster or example.example_id)[:8], 16) % WATCHED == 0 for example in labelled
+    ]
     return np.array([*chosen, *(False for _ in data.live)], bool)
 
 
-def reweighted(taught: Lesson, people: int, anchors: int, replay: float) -> Lesson:
-    """The same with `replay` times the weight of its anchors, which come after what people labelled."""
-    weights = taught.weights.copy()
-    weights[people : people + anchors] *= replay
-    return taught._replace(weights=weights)
+def to_tune(taught: Lesson, apart: np.ndarray, people: int, anchors: int, replay: float) -> Lesson:
+    """What of it an encoder learns: what isn't `apart`, with `replay` times the weight of its anchors, which come after
+    what people labelled, and with the first live texts, which weigh as much as all."""
+    weights, first = taught.weights.copy(), people + anchors
+    live = len(weights) - first
+    weights[people:first] *= replay
+    weights[first:] *= live / max(1, min(live, TUNED_LIVE))
+    taken = np.arange(len(weights)) < first + TUNED_LIVE
+    return taught._replace(weights=weights).part(taken & ~apart)
 
 
 def edited(taught: Lesson) -> Lesson:

@@ -77,8 +77,9 @@ class Report:
 def under_way(cursor: Cursor) -> Training | None:
     """The run that holds the lock, if one does."""
     cursor.execute(
-        "SELECT run, trigger, started, detail FROM training_run WHERE state = 'running' AND EXISTS (SELECT FROM pg_locks"
-        " WHERE locktype = 'advisory' AND objsubid = 1 AND classid::bigint << 32 | objid::bigint = %s"
+        "SELECT run, trigger, started, detail FROM training_run WHERE state = 'running' AND EXISTS ("
+        "SELECT FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1"
+        " AND classid::bigint << 32 | objid::bigint = %s"
         " AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))"
         " ORDER BY run DESC LIMIT 1",
         (LOCK,),

@@ -198,9 +198,7 @@ def challenge(
     if start is None and runtime.key == engine.runtime.key and isinstance(champion, Head):
         start = champion
     features = embed(runtime, taught.texts)
-    head = fit(
-        features, taught.targets, taught.weights, init=start, seed=seed, schedule=None if start else TRANSFER
-    )
+    head = fit(features, taught.targets, taught.weights, init=start, seed=seed, schedule=None if start else TRANSFER)
 
     anchor = evidence.both(engine.runtime, runtime, [e.text for e in data.anchor])
     apart = head.logits(anchor.challenger), dataset.one_hot(data.anchor), np.ones(len(data.anchor), np.float32)

@@ -1,4 +1,4 @@
-"""Training runs as processes that are killed with -9: they go on, end with the same bits, and die with their trainer."""
+"""Training runs as processes that are killed with -9: they go on, end with the same bits, and die with the trainer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from safetensors import safe_open
 from services import cli, status, store
 from services.score import artifact
 from services.score.engine import open_engine
-from services.stream.database import transaction
 from services.stream.errors import Misconfigured
 from services.trainer import registry, run, service
 from services.trainer.beside import NICE
@@ -86,7 +85,7 @@ def test_a_run_killed_again_and_again_makes_the_same_model(labelled: Bench, meth
     kept = [0]
     for _ in range(KILLS):
         process = started(labelled, method)
-        eventually(lambda: step_kept(labelled) > kept[-1] or process.poll() is not None, "no checkpoint came", 60)
+        eventually(lambda: step_kept(labelled) > kept[-1], "no checkpoint came", 200)
         time.sleep(chance.uniform(0.0, 0.6))
         process.kill()
         process.communicate()
@@ -103,9 +102,8 @@ def test_a_run_killed_again_and_again_makes_the_same_model(labelled: Bench, meth
 
 def test_what_is_registered_is_an_adapter_and_a_head_that_serve(labelled: Bench) -> None:
     version = ended(started(labelled, "lora"))
-    with closing(labelled.settings.connector("test")()) as connection, transaction(connection):
-        with connection.cursor() as cursor:
-            folder = registry.fetch(cursor, version, labelled.settings.model_cache)
+    with closing(labelled.settings.connector("test")()) as connection, connection.cursor() as cursor:
+        folder = registry.fetch(cursor, version, labelled.settings.model_cache)
     parent, tuned = artifact.load(artifact.bundled()), artifact.load(folder)
     assert tuned.card.parent == parent.card.version and tuned.card.base == parent.card.base
     assert tuned.adapter.keys() == parent.adapter.keys() and tuned.card.adapter != parent.card.adapter
@@ -113,9 +111,8 @@ def test_what_is_registered_is_an_adapter_and_a_head_that_serve(labelled: Bench)
 
 
 def training(bench: Bench) -> Training | None:
-    with closing(bench.settings.connector("test")()) as connection, transaction(connection):
-        with connection.cursor() as cursor:
-            return under_way(cursor)
+    with closing(bench.settings.connector("test")()) as connection, connection.cursor() as cursor:
+        return under_way(cursor)
 
 
 def test_how_far_a_run_is_can_be_seen_until_it_dies(labelled: Bench, capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,7 +129,7 @@ def test_how_far_a_run_is_can_be_seen_until_it_dies(labelled: Bench, capsys: pyt
     assert detail["stage"] == "tuning" and detail["method"] == "lora" and detail["learn"] == 9
     assert 0 < detail["step"] < detail["of"] and detail["eta_s"] > 0 and detail["loss"] > 0  # type: ignore[operator]
     cli._print_status(status.collect(labelled.settings))
-    assert f"training (test, lora): tuning, step" in capsys.readouterr().out
+    assert "training (test, lora): tuning, step" in capsys.readouterr().out
     process.kill()
     process.communicate()
     eventually(lambda: training(labelled) is None, "a dead run still shows", 20)

@@ -19,7 +19,8 @@ def test_the_start_is_tried_with_others_that_differ() -> None:
 
 
 @pytest.mark.parametrize(
-    ("budget", "rounds"), [(2, [(4, 2)]), (3, [(2, 3), (4, 2)]), (8, [(1, 8), (2, 4), (4, 2)]), (5, [(1, 5), (2, 3), (4, 2)])]
+    ("budget", "rounds"),
+    [(2, [(4, 2)]), (3, [(2, 3), (4, 2)]), (8, [(1, 8), (2, 4), (4, 2)]), (5, [(1, 5), (2, 3), (4, 2)])],
 )
 def test_half_goes_on_to_twice_the_epochs_and_the_best_wins(budget: int, rounds: list[tuple[int, int]]) -> None:
     asked: list[Trial] = []
