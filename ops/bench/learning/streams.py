@@ -1,0 +1,112 @@
+"""The two streams: a champion of one labelled set, and the other set as the new source."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from ops.bench.common import ROOT, console
+from services.score.base import Encoding, find
+from services.score.engine import Runtime, embed, open_runtime
+from services.score.head import Head
+from services.stream.events import LABELS
+from services.trainer import recipe
+from services.trainer.copies import pairs
+from services.trainer.head import fit
+from services.trainer.recipe import Example
+
+TESTED: Final = 3_000
+"""Texts of each set that measure."""
+SEED: Final = 1
+
+
+class Texts(NamedTuple):
+    """n texts with their features and labels."""
+
+    texts: list[str]
+    features: np.ndarray
+    """float32[n, d]."""
+    labels: np.ndarray
+    """int[n], indices into `LABELS`."""
+
+
+class Stream(NamedTuple):
+    """A champion, the set that it learned from, and the one that it meets."""
+
+    name: str
+    champion: Head
+    old: Texts
+    """Set aside from what the champion learned from: measures forgetting."""
+    new: Texts
+    """Set aside from the new source, with no near-copy in `pool`."""
+    pool: Texts
+    """The rest of the new source, for readers to look at."""
+    replay: Texts
+    """The shipped texts that each run learns from again."""
+
+
+class _Split(NamedTuple):
+    tested: Texts
+    rest: Texts
+
+
+class _Written(NamedTuple):
+    """See `copies.Text`."""
+
+    text: str
+    at: int = 0
+
+
+def streams(data: Path) -> list[Stream]:
+    """Both, of texts with a single label. The encoder is the bundled base, which has seen neither set."""
+    split = recipe.read(data)
+    found = [*split.learn, *split.apart, *split.measure["tfns_valid"], *split.measure["sentfin_holdout"]]
+    runtime = open_runtime(Encoding(find()), device="cpu", cache=ROOT / "var" / "models")
+    sets = {name: _split(_texts(found, name, runtime)) for name in ("tfns", "sentfin")}
+    replay = _texts(found, "anchor", runtime)
+    return [
+        Stream(f"{old} to {new}", _champion(sets[old].rest), sets[old].tested, sets[new].tested, sets[new].rest, replay)
+        for old, new in (("tfns", "sentfin"), ("sentfin", "tfns"))
+    ]
+
+
+def chosen(texts: Texts, numbers: np.ndarray) -> Texts:
+    """Some of them, int[k] or bool[n]."""
+    names = np.arange(len(texts.texts))[numbers]
+    return Texts([texts.texts[n] for n in names], texts.features[names], texts.labels[names])
+
+
+def _texts(examples: Sequence[Example], source: str, runtime: Runtime) -> Texts:
+    found = [e for e in examples if e.source == source and max(e.target) == 1]
+    console.print(f"embedding {len(found)} texts of {source}")
+    texts = [e.text for e in found]
+    return Texts(texts, embed(runtime, texts), np.array([e.label for e in found]))
+
+
+def _split(texts: Texts) -> _Split:
+    order = np.random.default_rng(SEED).permutation(len(texts.texts))
+    tested, rest = chosen(texts, order[:TESTED]), chosen(texts, order[TESTED:])
+    sides = [[_Written(text) for text in part.texts] for part in (rest, tested)]
+    copied = [pair.left for pair in pairs(*sides)]
+    return _Split(tested, chosen(rest, ~np.isin(np.arange(len(rest.texts)), copied)))
+
+
+def _champion(learned: Texts) -> Head:
+    counts = Counter(learned.labels.tolist())
+    weights = np.array([counts[label] ** -0.25 for label in learned.labels], np.float32)  # as `recipe.weights`
+    return fit(learned.features, one_hot(learned.labels), weights, seed=SEED)
+
+
+def one_hot(labels: np.ndarray) -> np.ndarray:
+    """int[n] → float32[n, 3]."""
+    return np.eye(len(LABELS), dtype=np.float32)[labels]
+
+
+def right(head: Head, texts: Texts) -> np.ndarray:
+    """bool[n]."""
+    answers: np.ndarray = head.logits(texts.features).argmax(axis=1) == texts.labels
+    return answers
