@@ -50,7 +50,7 @@ def test_what_is_taught_stays_right(attack: Says, knows: bool, seed: int) -> Non
 
 @pytest.mark.parametrize("attack", [flips, patient, targets])
 def test_the_hostile_end_in_quarantine_and_the_honest_stay(attack: Says) -> None:
-    judged, findings = looked(labelled(desk(knows_gold(attack)), 1).words)
+    judged, findings = looked(labelled(desk(knows_gold(attack)), 2).words)
     states = {annotator.name: annotator.state for annotator in judged.annotators}
     assert {states[f"honest{n}"] for n in range(HONEST)} == {"qualified"}
     reason = "ticker" if attack is targets else "turned"
