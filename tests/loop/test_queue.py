@@ -207,7 +207,7 @@ def test_a_trigger_trains_once_and_the_commands_tell_why(desk: Bench) -> None:
     thread = threading.Thread(target=watch, args=(context,))
     thread.start()
     try:
-        eventually(lambda: len(desk.rows("SELECT 1 FROM trigger_evaluation")) >= 2, "it was not looked at again", 120)
+        eventually(lambda: len(desk.rows("SELECT 1 FROM trigger_evaluation")) >= 2, "it was not looked at again", 240)
     finally:
         context.stop.set()
         thread.join(60)
