@@ -258,7 +258,7 @@ def test_without_keys_loopback_takes_the_name_as_given_and_needs_one(gateway: Ru
     body = {"prediction_id": made(1).prediction_id, "label": "negative"}
     assert problem(gateway.client.post("/v1/feedback", json=body), 422)["errors"][0]["field"] == "annotator"
     assert gateway.client.post("/v1/feedback", json=body | {"annotator": "who"}).status_code == 202
-    assert gateway.client.get("/v1/review", headers=bearer("tl_unneeded")).status_code == 200
+    assert gateway.client.get("/v1/predictions", headers=bearer("tl_unneeded")).status_code == 200
 
 
 def test_with_the_first_key_everyone_needs_one_and_open_streams_end(gateway: Running, database: str) -> None:
