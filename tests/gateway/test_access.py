@@ -393,7 +393,7 @@ def test_a_key_is_in_no_log_and_no_answer(start: Start, database: str, caplog: p
         answers = [
             gateway.client.get("/v1/predictions", headers=bearer(key)),
             gateway.client.get("/v1/predictions", headers=bearer(key + "0")),
-            gateway.client.get(f"/v1/review?key={key}"),
+            gateway.client.get(f"/v1/predictions?key={key}"),
             gateway.client.get(f"/v1/{key}", headers=bearer(key)),
             gateway.client.get(f"/{key}/%74l_{key[3:]}"),
             gateway.client.post("/v1/models/rollback", headers=bearer(key)),
