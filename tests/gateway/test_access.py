@@ -201,22 +201,22 @@ def test_what_is_no_key_is_401(start: Start, database: str) -> None:
 def test_a_key_with_one_wrong_character_is_401(start: Start, database: str) -> None:
     key = new_key(database)
     gateway = start()
-    assert gateway.client.get("/v1/review", headers=bearer(key)).status_code == 200
-    assert gateway.client.get("/v1/review", headers={"authorization": f"bearer {key}"}).status_code == 200
+    assert gateway.client.get("/v1/predictions", headers=bearer(key)).status_code == 200
+    assert gateway.client.get("/v1/predictions", headers={"authorization": f"bearer {key}"}).status_code == 200
     last = "1" if key[-1] == "0" else "0"
     for wrong in (key[:-1] + last, key[:-1], key + "0", key.upper(), "x" + key):
-        problem(gateway.client.get("/v1/review", headers=bearer(wrong)), 401)
+        problem(gateway.client.get("/v1/predictions", headers=bearer(wrong)), 401)
 
 
 def test_wrong_keys_use_up_the_allowance_of_who_sends_them(start: Start, database: str) -> None:
     key = new_key(database)
     gateway = start(rate=1, burst=100)
-    answers = [gateway.client.get("/v1/review", headers=bearer("tl_wrong")) for _ in range(10)]
+    answers = [gateway.client.get("/v1/predictions", headers=bearer("tl_wrong")) for _ in range(10)]
     assert [answer.status_code for answer in answers[:9]] == 9 * [401]
-    refused = gateway.client.get("/v1/review", headers=bearer("tl_wrong"))
+    refused = gateway.client.get("/v1/predictions", headers=bearer("tl_wrong"))
     assert problem(refused, 429)["type"].endswith("rate-limited")
     assert int(refused.headers["retry-after"]) >= 1
-    until(lambda: gateway.client.get("/v1/review", headers=bearer(key)).status_code == 200)
+    until(lambda: gateway.client.get("/v1/predictions", headers=bearer(key)).status_code == 200)
 
 
 def test_keys_are_compared_in_constant_time(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,7 +271,7 @@ def test_without_keys_loopback_takes_the_name_as_given_and_needs_one(gateway: Ru
     body = {"prediction_id": made(1).prediction_id, "label": "negative"}
     assert problem(gateway.client.post("/v1/feedback", json=body), 422)["errors"][0]["field"] == "annotator"
     assert gateway.client.post("/v1/feedback", json=body | {"annotator": "who"}).status_code == 202
-    assert gateway.client.get("/v1/review", headers=bearer("tl_unneeded")).status_code == 200
+    assert gateway.client.get("/v1/predictions", headers=bearer("tl_unneeded")).status_code == 200
 
 
 def test_with_the_first_key_everyone_needs_one_and_open_streams_end(gateway: Running, database: str) -> None:
@@ -286,11 +286,11 @@ def test_with_the_first_key_everyone_needs_one_and_open_streams_end(gateway: Run
     threading.Thread(target=listen, daemon=True).start()
     assert not ended.wait(0.5)
     key = new_key(database)
-    until(lambda: gateway.client.get("/v1/review").status_code == 401)
+    until(lambda: gateway.client.get("/v1/predictions").status_code == 401)
     assert ended.wait(5)
-    assert gateway.client.get("/v1/review", headers=bearer(key)).status_code == 200
+    assert gateway.client.get("/v1/predictions", headers=bearer(key)).status_code == 200
     revoke(database, key)
-    until(lambda: gateway.client.get("/v1/review").status_code == 200)
+    until(lambda: gateway.client.get("/v1/predictions").status_code == 200)
 
 
 def test_a_revoked_key_no_longer_holds_and_its_stream_ends(start: Start, database: str) -> None:
@@ -307,12 +307,12 @@ def test_a_revoked_key_no_longer_holds_and_its_stream_ends(start: Start, databas
 
     for key in ends:
         threading.Thread(target=listen, args=(key,), daemon=True).start()
-    until(lambda: ask(gateway, "GET", "/v1/review", lost) == 200)
+    until(lambda: ask(gateway, "GET", "/v1/predictions", lost) == 200)
     time.sleep(0.3)
     revoke(database, lost)
-    until(lambda: ask(gateway, "GET", "/v1/review", lost) == 401, seconds=2)
+    until(lambda: ask(gateway, "GET", "/v1/predictions", lost) == 401, seconds=2)
     assert ends[lost].wait(5) and not ends[kept].is_set()
-    assert ask(gateway, "GET", "/v1/review", kept) == 200
+    assert ask(gateway, "GET", "/v1/predictions", kept) == 200
 
 
 def test_an_expired_key_no_longer_holds_and_opens_nothing(start: Start, database: str) -> None:
@@ -320,8 +320,8 @@ def test_an_expired_key_no_longer_holds_and_opens_nothing(start: Start, database
     gateway = start()
     answer = gateway.client.get("/v1/key", headers=bearer(key))
     assert answer.status_code == 401 or answer.json()["expires"] > now_ms()
-    until(lambda: ask(gateway, "GET", "/v1/review", key) == 401, seconds=5)
-    assert ask(gateway, "GET", "/v1/review") == 401, "the last key to expire must not open the gateway"
+    until(lambda: ask(gateway, "GET", "/v1/predictions", key) == 401, seconds=5)
+    assert ask(gateway, "GET", "/v1/predictions") == 401, "the last key to expire must not open the gateway"
 
 
 def test_a_lost_database_lets_nobody_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -385,10 +385,10 @@ def test_a_gateway_for_others_starts_with_a_key_only_and_stays_shut_without(data
     gateway.bus.create_topics()
     gateway.start()
     try:
-        assert ask(gateway, "GET", "/v1/review", key) == 200
+        assert ask(gateway, "GET", "/v1/predictions", key) == 200
         revoke(database, key)
-        until(lambda: ask(gateway, "GET", "/v1/review", key) == 401)
-        assert ask(gateway, "GET", "/v1/review") == 401, "without any key it must not open"
+        until(lambda: ask(gateway, "GET", "/v1/predictions", key) == 401)
+        assert ask(gateway, "GET", "/v1/predictions") == 401, "without any key it must not open"
     finally:
         gateway.stop()
 
@@ -404,9 +404,9 @@ def test_a_key_is_in_no_log_and_no_answer(start: Start, database: str, caplog: p
 
     with caplog.at_level(logging.DEBUG):
         answers = [
-            gateway.client.get("/v1/review", headers=bearer(key)),
-            gateway.client.get("/v1/review", headers=bearer(key + "0")),
-            gateway.client.get(f"/v1/review?key={key}"),
+            gateway.client.get("/v1/predictions", headers=bearer(key)),
+            gateway.client.get("/v1/predictions", headers=bearer(key + "0")),
+            gateway.client.get(f"/v1/predictions?key={key}"),
             gateway.client.get(f"/v1/{key}", headers=bearer(key)),
             gateway.client.get(f"/{key}/%74l_{key[3:]}"),
             gateway.client.post("/v1/models/rollback", headers=bearer(key)),
@@ -423,15 +423,15 @@ def test_the_last_use_is_kept_once_a_minute(start: Start, database: str) -> None
     gateway = start()
     used = "SELECT used FROM api_key"
     assert execute(database, used) == [(None,)]
-    ask(gateway, "GET", "/v1/review", key)
+    ask(gateway, "GET", "/v1/predictions", key)
     until(lambda: execute(database, used) != [(None,)])
     first = execute(database, used)
     for _ in range(5):
-        ask(gateway, "GET", "/v1/review", key)
+        ask(gateway, "GET", "/v1/predictions", key)
         time.sleep(0.1)
     assert execute(database, used) == first
     execute(database, "UPDATE api_key SET used = used - 61000")
-    ask(gateway, "GET", "/v1/review", key)
+    ask(gateway, "GET", "/v1/predictions", key)
     until(lambda: execute(database, used) >= first)
 
 
@@ -441,10 +441,10 @@ def test_a_key_whose_row_is_locked_holds_up_nobody(start: Start, database: str) 
     with contextlib.closing(psycopg2.connect(database)) as other, other.cursor() as cursor:
         cursor.execute("SELECT FROM api_key FOR UPDATE")
         for _ in range(5):
-            assert ask(gateway, "GET", "/v1/review", key) == 200
+            assert ask(gateway, "GET", "/v1/predictions", key) == 200
             time.sleep(0.1)
         late = new_key(database)
-        until(lambda: ask(gateway, "GET", "/v1/review", late) == 200, seconds=3)
+        until(lambda: ask(gateway, "GET", "/v1/predictions", late) == 200, seconds=3)
         other.rollback()
 
 

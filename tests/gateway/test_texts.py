@@ -274,10 +274,10 @@ def test_a_database_that_hangs_is_a_503(gateway: Running, monkeypatch: pytest.Mo
     monkeypatch.setattr("services.gateway.queries.review", lambda *_: let_go.wait(20) and [])
     monkeypatch.setattr("services.gateway.pool.PATIENCE_S", 0.3)
     with ThreadPoolExecutor(8) as threads:  # more than the pool has: some wait in line
-        answers = list(threads.map(lambda _: gateway.client.get("/v1/review"), range(8)))
+        answers = list(threads.map(lambda _: gateway.client.get("/v1/predictions"), range(8)))
     let_go.set()
     assert all(problem(answer, 503) for answer in answers)
-    assert gateway.client.get("/v1/review").status_code == 200
+    assert gateway.client.get("/v1/predictions").status_code == 200
 
 
 def test_what_was_accepted_is_published_before_the_process_ends(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
