@@ -29,7 +29,7 @@ from services.trainer.progress import Training, under_way
 from services.trainer.setup import register_bundled
 
 ROOT = Path(__file__).parents[2]
-KILLS = 4
+KILLS = 2
 TEXTS = (
     "Copper rallies as a mine strike drags on", "Bumper harvest expected across the plains", "Wheat falls on rain",
     "Refinery outage lifts crack spreads", "Zinc stocks pile up in the warehouses", "Frost threatens the coffee crop",
