@@ -13,7 +13,8 @@ from ops.bench.common import ROOT, Corpus, buses, console, machine, write
 
 DEMO = ROOT / "services" / "demo" / "stream.jsonl"
 NAMES = (
-    "engine", "shadow", "training_beside", "end_to_end", "workers", "plumbing", "live", "swap", "steady", "gate", "rollback",
+    "engine", "shadow", "training_beside", "end_to_end", "workers", "plumbing", "live", "swap", "steady", "gate",
+    "rollback",
 )  # fmt: skip
 ALONE = ("engine", "shadow", "training_beside", "gate", "rollback")
 """Without a bus."""

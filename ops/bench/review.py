@@ -25,9 +25,8 @@ from services.score.head import Head
 from services.stream.events import LABELS
 from services.trainer import recipe
 from services.trainer.anchors import anchors
-from services.trainer.dataset import LIVE_REPLAY
+from services.trainer.dataset import LIVE_REPLAY, LIVE_WEIGHT, REPLAY_WEIGHT
 from services.trainer.head import fit
-from services.trainer.run import LIVE_WEIGHT, REPLAY_WEIGHT
 
 SEEDS: Final = 20
 MEASURED: Final = 3_000

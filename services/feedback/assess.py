@@ -97,8 +97,9 @@ def measured(cursor: Cursor) -> dict[str, Label]:
 
 
 def taught(cursor: Cursor, before: Before | None = None) -> dict[str, Taught]:
-    """By the example that carries it, what each story may teach by the words `before` a cut, or all: without what trusted
-    people flagged, with weights that nobody's share exceeds. What is set aside, and gold answers, are as they are now."""
+    """By the example that carries it, what each story may teach by the words `before` a cut, or all: without what
+    trusted people flagged, with weights that nobody's share exceeds. What is set aside, and gold answers, are as they
+    are now."""
     judged = judgement(cursor, before)
     flagged = _flagged(cursor, before, judged.trusted())
     stories = [story for story in judged.consensus if story.carrier and story.item not in flagged]

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import msgspec
 from psycopg2.extensions import cursor as Cursor
 
+from services import keys
 from services.gateway import queries
+from services.gateway import words as stored_words
 from services.labelstudio import Said, Unfit
 from services.runtime import now_ms
-from services.stream.events import Feedback, feedback_id
+from services.stream.events import Feedback, Standing, feedback_id
 
 
 class Taken(NamedTuple):
@@ -26,7 +29,8 @@ def taken(cursor: Cursor, said: Sequence[Said], annotator: str | None, who: Mapp
     """The words to publish; `who` names annotators by what the file calls them, `annotator` all others."""
     stored = queries.predictions_named(cursor, {word.prediction_id for word in said})
     now = now_ms()
-    words: list[Feedback] = []
+    new: list[Feedback] = []
+    standings = _standings(cursor)
     unfit: list[Unfit] = []
     known = 0
     for word in said:
@@ -34,11 +38,18 @@ def taken(cursor: Cursor, said: Sequence[Said], annotator: str | None, who: Mapp
         found = _feedback(word, name, stored.get(word.prediction_id), now)
         if isinstance(found, Unfit):
             unfit.append(found)
-        elif queries.label_said(cursor, found.feedback_id) is None:
-            words.append(found)
+        elif stored_words.word(cursor, found.feedback_id) is None:
+            standing = standings.get(found.annotator, "annotator") if standings else "local"
+            new.append(msgspec.structs.replace(found, role=standing))
         else:
             known += 1
-    return Taken(words, known, unfit)
+    return Taken(new, known, unfit)
+
+
+def _standings(cursor: Cursor) -> dict[str, Standing]:
+    """By name, what the words of those who have a key count as; nobody has one where no keys are used."""
+    found = [key for key in keys.every(cursor) if key.revoked is None]
+    return {key.name: "operator" if key.may("operator") else "annotator" for key in found}
 
 
 def _feedback(

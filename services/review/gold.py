@@ -86,7 +86,7 @@ def chosen(found: Sequence[Anchor], scores: Scores, n: int, random: Random) -> l
     """Which `n` of `found`: those that the champion gets wrong as often as `WRONG` says."""
     wrong = [i for i, anchor in enumerate(found) if scores.scores[i].label != anchor.label]
     right = [i for i, anchor in enumerate(found) if scores.scores[i].label == anchor.label]
-    taken = []
+    taken: list[int] = []
     while len(taken) < n and (wrong or right):
         taken.append((wrong if wrong and (not right or random.random() < WRONG) else right).pop())
     return taken
@@ -95,10 +95,21 @@ def chosen(found: Sequence[Anchor], scores: Scores, n: int, random: Random) -> l
 class Real(Protocol):
     """A prediction of the stream."""
 
-    source: str
-    language: str
-    event_time: int
-    scored: int
+    @property
+    def source(self) -> str:
+        """Where it came from."""
+
+    @property
+    def language(self) -> str:
+        """ISO 639-1."""
+
+    @property
+    def event_time(self) -> int:
+        """In ms."""
+
+    @property
+    def scored(self) -> int:
+        """In ms."""
 
 
 def borrowed(real: Real, random: Random) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def lesson(engine: Engine, data: Dataset) -> Lesson:
     # The parent's answers at temperature 1: at them, its own head has nothing to learn.
     head, live = engine.model.head, [text.text for text in data.live]
     answers = head.probabilities(engine.embed(live), 1.0) if live else np.zeros((0, len(LABELS)))
-    weights = np.array([text.weight for text in (*labelled, *data.live)], np.float32)
+    weights = np.array([*(e.weight for e in labelled), *(t.weight for t in data.live)], np.float32)
     texts = [*(example.text for example in labelled), *live]
     return Lesson(texts, np.concatenate([one_hot(labelled), answers.astype(np.float32)]), weights)
 

@@ -91,8 +91,8 @@ def train_once(
 
     `encoder` names another encoder for it than the champion's: a folder, or a model that Hugging Face has. `base` are
     labelled texts of the user's own to replay. `method` is that of the settings where none is given; with `trials` so
-    many ways of tuning are tried first. After a `dry_run` nothing comes of what is decided, and the labels still wait to
-    be learned from.
+    many ways of tuning are tried first. After a `dry_run` nothing comes of what is decided, and the labels still wait
+    to be learned from.
 
     Raises:
         Misconfigured: another run or its challenger is under way, nothing was ever promoted, nobody has labelled

@@ -1,8 +1,8 @@
 """The trainer: takes the retraining queue in, and trains when a trigger asks for it.
 
 Three threads: the consumer loop writes `training.examples` into rows; another looks at the triggers and has a child
-process train; the third leads what passed the gate into service, and back (`rollout`). Training takes no consumer's time,
-so membership is kept however long it lasts.
+process train; the third leads what passed the gate into service, and back (`rollout`). Training takes no consumer's
+time, so membership is kept however long it lasts.
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ def keep(records: Sequence[Record], cursor: Cursor) -> Sequence[Answer]:
     if rows:
         columns = ", ".join((*COLUMNS, "log_partition", "log_offset"))
         execute_values(
-            cursor, f"INSERT INTO example ({columns}) VALUES %s ON CONFLICT DO NOTHING", rows  # noqa: S608 (our own names)
+            cursor,
+            f"INSERT INTO example ({columns}) VALUES %s ON CONFLICT DO NOTHING",  # noqa: S608 (our own names)
+            rows,
         )
     return answers
 

@@ -37,13 +37,13 @@ def evaluate(numbers: Numbers, settings: Settings) -> Evaluation:
     against = {name: part for name, part in _hindrances(numbers, settings).items() if part.holds}
     trigger: Trigger = next((name for name, part in asking.items() if part.holds), "")
     train = bool(trigger) and not against
-    parts: dict[str, _Part] = {**asking, **against}
-    said = "; ".join(part.says for part in parts.values())
+    parts = [*asking.items(), *against.items()]
+    said = "; ".join(part.says for _, part in parts)
     return Evaluation(
         at=numbers.at,
         train=train,
         trigger=trigger,
-        holds=tuple(name for name, part in parts.items() if part.holds),
+        holds=tuple(name for name, part in parts if part.holds),
         reason=f"yes, by {trigger}: {said}" if train else f"no: {said}",
         numbers=numbers,
     )

@@ -4,7 +4,8 @@ Counted is each text of the random share whose first label came after the promot
 are in the gate's evidence: the champion was chosen for being right on them, so its wins there say nothing, and would
 hide a loss. (They would not make a good champion look worse; the test's level doesn't rest on leaving them out, its
 power does.) Both models' answers come from the trainer, on the same runtime, whoever scored the text when it came.
-A label counts once trusted people settle it (`assess.measured`). The test is `sequential`, which may be asked after every label.
+A label counts once trusted people settle it (`assess.measured`). The test is `sequential`, which may be asked after
+every label.
 
 Watched is a champion that was promoted, by whomever, until the next change. One that was rolled back to is not: it
 stays until something is proved better, or the two would change places.

@@ -18,9 +18,9 @@ from ops.bench.learning.streams import streams
 def main(data: Path, seeds: int) -> None:
     """What corrections bring, on DATA: the folder with the labelled sets of `tickerloop train --recipe bundled`.
 
-    A champion that learned from one set only meets the other. Readers look at what the review queue or chance picks, and
-    its challengers are heads, fitted as the trainer fits them. All arms are measured on the same 3,000 texts, which nobody
-    labels. Writes var/bench/learning.json.
+    A champion that learned from one set only meets the other. Readers look at what the review queue or chance picks,
+    and its challengers are heads, fitted as the trainer fits them. All arms are measured on the same 3,000 texts, which
+    nobody labels. Writes var/bench/learning.json.
     """
     where = machine()
     figures = {stream.name: curves.run(stream, seeds) for stream in streams(data)}

@@ -1,9 +1,9 @@
-"""Accuracy by the number of labels that readers looked at: the review queue against chance, and what forgetting it costs.
+"""Accuracy by the number of labels that readers looked at: the review queue against chance, and what is forgotten.
 
-A reader looks at a text and says what it is, right or wrong alike: a confirmation is a label, too. After every `STEP` labels a
-challenger is fitted on all labels so far, from the champion, as the trainer does, and the queue goes by its answers from then
-on. Both arms look at texts that may be learned from; what measures, is judged twice or is gold costs both the same and isn't
-counted.
+A reader looks at a text and says what it is, right or wrong alike: a confirmation is a label, too. After every `STEP`
+labels a challenger is fitted on all labels so far, from the champion, as the trainer does, and the queue goes by its
+answers from then on. Both arms look at texts that may be learned from; what measures, is judged twice or is gold costs
+both the same and isn't counted.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def run(stream: Stream, seeds: int) -> dict[str, Any]:
 
 def _curve(stream: Stream, pick: Picker, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Accuracy on the new source and on the old one, after 0, `STEP`, … labels."""
-    random, skill = Random(seed), np.random.default_rng([seed, 1])  # noqa: S311 (a simulation)
+    random, skill = Random(seed), np.random.default_rng([seed, 1])
     said = _said(stream.pool.labels, skill)
     open_ = np.ones(len(stream.pool.labels), bool)
     head = stream.champion
@@ -85,7 +85,7 @@ def _said(labels: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 def _challenger(stream: Stream, pool: Texts, numbers: np.ndarray, said: np.ndarray, seed: int) -> Head:
-    """See `services.trainer.run.challenge`: from the champion, with replay of the shipped texts and of its own answers."""
+    """As the trainer's: from the champion, with replay of the shipped texts and of its own answers."""
     order = np.random.default_rng([seed, 2]).permutation(len(pool.labels))
     live = chosen(pool, order[~np.isin(order, numbers)][:LIVE_REPLAY])
     parts = (pool.features[numbers], stream.replay.features, live.features)
@@ -115,7 +115,8 @@ def _queue(pool: Texts, open_: np.ndarray, head: Head, random: Random) -> np.nda
 
 
 def _needed(queue: np.ndarray, random: np.ndarray) -> dict[str, float]:
-    """Labels of the queue's mean, monotone curve that reach what the other's has at 500, over 500; bootstrap over seeds."""
+    """Labels of the queue's mean, monotone curve that reach what the other's has at 500, over 500; bootstrap over
+    seeds."""
     draws = np.random.default_rng(0)
 
     def ratio(seeds: np.ndarray) -> float:

@@ -103,7 +103,8 @@ def _champion(learned: Texts) -> Head:
 
 def one_hot(labels: np.ndarray) -> np.ndarray:
     """int[n] → float32[n, 3]."""
-    return np.eye(len(LABELS), dtype=np.float32)[labels]
+    found: np.ndarray = np.eye(len(LABELS), dtype=np.float32)[labels]
+    return found
 
 
 def right(head: Head, texts: Texts) -> np.ndarray:
