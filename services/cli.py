@@ -549,11 +549,13 @@ def demo(seed: int, data: str) -> None:
 
 
 def _mount() -> None:
+    from services.erasure.cli import erase
     from services.ingest.cli import ingest
     from services.keys.cli import keys
+    from services.lineage.cli import lineage
 
-    main.add_command(ingest)
-    main.add_command(keys)
+    for command in (erase, ingest, keys, lineage):
+        main.add_command(command)
 
 
 _mount()

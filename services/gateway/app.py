@@ -12,7 +12,7 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.types import ASGIApp
 
-from services.gateway import access, assets, health, judgements, models, reads, stream, texts
+from services.gateway import access, assets, erasure, health, judgements, lineage, models, reads, stream, texts
 from services.gateway.core import Gateway, SafeRequest
 from services.gateway.edge import Edge
 from services.gateway.names import answered
@@ -37,8 +37,15 @@ ROUTES: Final[dict[Role, tuple[HTTPRouteHandler, ...]]] = {
         stream.stream,
         access.get_key,
     ),
-    "annotator": (judgements.post_feedback,),
-    "operator": (models.promote, models.rollback, models.shadow, models.unshadow),
+    "annotator": (judgements.post_feedback, lineage.get_lineage),
+    "operator": (
+        models.promote,
+        models.rollback,
+        models.shadow,
+        models.unshadow,
+        erasure.delete_text,
+        erasure.delete_annotator,
+    ),
 }
 """What each role may do, beside what `services.keys.GRANTS` gives it of the others."""
 OPEN: Final = (*assets.routes(), health.get_health, health.get_ready)

@@ -9,7 +9,9 @@ from litestar import post
 from litestar.openapi import ResponseSpec
 from litestar.params import HeaderParameter, JSONBody
 from msgspec import Meta
+from psycopg2.extensions import cursor as Cursor
 
+from services import annotators
 from services.gateway import queries
 from services.gateway.access import name_of
 from services.gateway.core import SafeRequest, gateway_of
@@ -56,11 +58,16 @@ async def post_feedback(
 ) -> FeedbackAnswer:
     """Confirm or correct a prediction. Answers once it is durable; sent twice, it counts once."""
     no_nul(**{name: getattr(data, name) for name in ("prediction_id", "annotator", "comment", "text_id", "key")})
-    gateway, annotator = gateway_of(request), name_of(request, "annotator", data.annotator)
-    identity = feedback_id(data.prediction_id, annotator, data.label, idempotency_key or data.key)
-    stored, said = await gateway.pool.run(
-        lambda cursor: (queries.prediction(cursor, data.prediction_id), queries.label_said(cursor, identity))
-    )
+    gateway, name = gateway_of(request), name_of(request, "annotator", data.annotator)
+    key = idempotency_key or data.key
+
+    def look(cursor: Cursor) -> tuple[str, str, queries.PredictionView | None, str | None]:
+        annotator = annotators.pseudonym(cursor, name)
+        identity = feedback_id(data.prediction_id, annotator, data.label, key)
+        stored = queries.prediction(cursor, data.prediction_id)
+        return annotator, identity, stored, queries.label_said(cursor, identity)
+
+    annotator, identity, stored, said = await gateway.pool.run(look)
     if said not in (None, data.label):
         raise Problem(409, "key-reused", f"under this key the prediction was called {said}, not {data.label}")
     text_id, kind = _of_stored(data, stored) if stored is not None else _of_new(data)
@@ -75,7 +82,7 @@ async def post_feedback(
         given=now_ms(),
     )
     if (comment := data.comment) is not None:  # before the event: once that is durable nothing may be missing
-        await gateway.pool.run(lambda cursor: queries.keep_comment(cursor, identity, comment))
+        await gateway.pool.run(lambda cursor: queries.keep_comment(cursor, event, comment))
     await gateway.acceptor.publish([Outgoing(topics.FEEDBACK, text_id.encode(), encode(event))])
     return FeedbackAnswer(event.feedback_id, kind)
 

@@ -14,7 +14,7 @@ from psycopg2.extensions import cursor as Cursor
 from services.gateway.problems import invalid
 from services.runtime import now_ms
 from services.status import ALIVE_MS
-from services.stream.events import in_holdout
+from services.stream.events import Feedback, in_holdout
 
 MINUTE_MS: Final = 60_000
 DAY_MS: Final = 24 * 60 * MINUTE_MS
@@ -188,12 +188,12 @@ def label_said(cursor: Cursor, feedback_id: str) -> str | None:
     return row[0] if row else None
 
 
-def keep_comment(cursor: Cursor, feedback_id: str, body: str) -> None:
+def keep_comment(cursor: Cursor, word: Feedback, body: str) -> None:
     """Keep what was written beside a word; the last of it."""
     cursor.execute(
-        "INSERT INTO comment (feedback_id, body) VALUES (%s, %s)"
+        "INSERT INTO comment (feedback_id, body, text_id, annotator) VALUES (%s, %s, %s, %s)"
         " ON CONFLICT (feedback_id) DO UPDATE SET body = excluded.body",
-        (feedback_id, body),
+        (word.feedback_id, body, word.text_id, word.annotator),
     )
 
 

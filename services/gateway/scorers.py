@@ -13,7 +13,7 @@ from services.gateway import queries
 from services.gateway.pool import Pool
 from services.gateway.problems import TYPE_PREFIX, Problem, ProblemBody, unavailable
 from services.gateway.recent import Recent
-from services.score.wire import Explanation, Scores
+from services.score.wire import Explanation, Features, Scores
 from services.stream.events import Label
 
 TIMEOUT: Final = httpx.Timeout(30.0, connect=1.0)
@@ -63,6 +63,20 @@ class Scorers:
         if answer is None:
             raise unavailable("no score worker is free to explain a text now")
         return _decoded(answer, Explanation)
+
+    async def features(self, texts: list[str]) -> Features:
+        """As `score`: what a worker's model sees in texts, at most `wire.MAX_TEXTS` of them.
+
+        Raises:
+            Problem: as `score`.
+        """
+        answer = await self._ask("features", {"texts": texts}, TIMEOUT)
+        if answer is None:
+            raise unavailable("no score worker answers now")
+        found = _decoded(answer, Features)
+        if len(found.rows) != 4 * found.width * len(texts):
+            raise _failed(answer)
+        return found
 
     async def _ask(self, route: str, body: dict[str, Any], timeout: httpx.Timeout) -> httpx.Response | None:
         """The first answer of a worker that can give one; None where none can now."""

@@ -1,6 +1,6 @@
-"""Score and explain now, over HTTP: the one call between services. The gateway forwards requests here, so that one
-engine in one process serves the stream and the people, the people first. Errors are RFC 9457 problems, which the
-gateway hands on as they are.
+"""Score and explain now, over HTTP, and tell a text's features: the one call between services. The gateway forwards
+requests here, so that one engine in one process serves the stream and the people, the people first. Errors are RFC 9457
+problems, which the gateway hands on as they are.
 """
 
 from __future__ import annotations
@@ -25,7 +25,16 @@ from services.score.engine import Engine, Scored
 from services.score.explain import Explainer
 from services.score.lanes import Priority
 from services.score.tokens import Word
-from services.score.wire import ExplainRequest, Explanation, Score, ScoreRequest, Scores, Token
+from services.score.wire import (
+    ExplainRequest,
+    Explanation,
+    Features,
+    FeaturesRequest,
+    Score,
+    ScoreRequest,
+    Scores,
+    Token,
+)
 from services.stream.errors import Misconfigured, Rejected, Transient
 
 START_S: Final = 10.0
@@ -67,6 +76,10 @@ class ScoreServer:
             answers = await unless_gone(request.receive, _answers(current.engine, data.texts))
             return Scores(current.version, current.epoch, [_score(*answer) for answer in enumerate(answers)])
 
+        @post("/features", status_code=200)
+        async def features(data: JSONBody[FeaturesRequest]) -> Features:
+            return await asyncio.to_thread(_features, _current(holder), data.texts)
+
         explainer, turn = Explainer(), asyncio.Lock()
 
         @post("/explain", status_code=200)
@@ -76,7 +89,8 @@ class ScoreServer:
         self._socket = listen(host, port)
         name = socket.gethostname() if host in ("0.0.0.0", "::") else host  # noqa: S104
         self.address = address(name, self._socket.getsockname()[1])
-        app = Litestar([score, explain], exception_handlers=HANDLERS, logging_config=None, openapi_config=None)
+        routes = [score, features, explain]
+        app = Litestar(routes, exception_handlers=HANDLERS, logging_config=None, openapi_config=None)
         self._server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="http", daemon=True)
 
@@ -108,6 +122,15 @@ def _current(holder: Holder) -> InService:
         return holder.current
     except Transient as error:
         raise unavailable(str(error)) from None
+
+
+def _features(current: InService, texts: list[str]) -> Features:
+    try:
+        found = current.engine.embed(texts)
+    except Rejected as rejected:
+        raise _refused("texts", rejected) from None
+    key, rows = current.engine.runtime.key, found.astype("<f4").tobytes()
+    return Features(current.version, current.epoch, key, found.shape[1], rows)
 
 
 def _score(index: int, answer: Scored | Rejected) -> Score:

@@ -144,6 +144,7 @@ class Feedback(Event, frozen=True, kw_only=True):
     kind: FeedbackKind
     label: Label
     annotator: Name
+    """A pseudonym: `services.annotators` knows whose, until that person is erased."""
     sampled: bool = False
     """True when the text was shown by random sampling, so the label is unbiased evidence; counts if it is held out."""
     given: Millis
@@ -226,6 +227,9 @@ def in_holdout(cluster: str, share: float = 0.25) -> bool:
 
 E_ = TypeVar("E_", bound=Event)
 
+ERASED: Final = b'"erased"'
+"""Value of a record whose text was erased on request; it keeps its offset and, being its text's id, its key."""
+
 _encoder = msgspec.json.Encoder()
 _decoders: dict[type[Event], msgspec.json.Decoder[Any]] = {}
 
@@ -240,8 +244,10 @@ def decode(kind: type[E_], value: bytes) -> E_:
 
     Raises:
         Rejected: not UTF-8, not JSON, a wrong type, a missing field, or nesting beyond the decoder's limit; the
-            detail names the field.
+            detail names the field. Or the record was erased.
     """
+    if value == ERASED:
+        raise Rejected("erased", "its text was erased on request")
     decoder = _decoders.get(kind)
     if decoder is None:
         decoder = _decoders[kind] = msgspec.json.Decoder(kind)

@@ -52,10 +52,12 @@ class Dataset(NamedTuple):
 
 
 def collect(cursor: Cursor) -> Dataset:
-    """Read the examples so far; of several words on one text the last counts."""
+    """Read the examples so far; of several words on one text the last counts. Not those of texts and of annotators that
+    were erased."""
     cursor.execute(
         "SELECT DISTINCT ON (e.text_id) e.example_id, t.body, e.label, e.sampled, t.source, t.language, p.tickers,"
         " e.holdout FROM example e JOIN text t USING (text_id) LEFT JOIN prediction p USING (prediction_id)"
+        " WHERE e.annotator NOT IN (SELECT unnest(subjects) FROM erasure WHERE kind = 'annotator')"
         " ORDER BY e.text_id, e.given DESC, e.position DESC"
     )
     people = [

@@ -59,10 +59,19 @@ class Outcome(msgspec.Struct, frozen=True):
     seconds: float
 
 
-def train_once(settings: Settings, trigger: str, say: Say, *, encoder: str | None = None, seed: int = SEED) -> Outcome:
+def train_once(
+    settings: Settings,
+    trigger: str,
+    say: Say,
+    *,
+    encoder: str | None = None,
+    start: str | None = None,
+    seed: int = SEED,
+) -> Outcome:
     """Fit a challenger, judge it, and write the decision, for or against, into the ledger.
 
-    `encoder` names another encoder for it than the champion's: a folder, or a model that Hugging Face has.
+    `encoder` names another encoder for it than the champion's: a folder, or a model that Hugging Face has. `start` is a
+    version to train on from instead of the champion, whose answers it then keeps where nobody has labelled a text.
 
     Raises:
         Misconfigured: another run is under way, nothing was ever promoted, or nobody has labelled anything yet.
@@ -77,25 +86,31 @@ def train_once(settings: Settings, trigger: str, say: Say, *, encoder: str | Non
             if champion is None:
                 raise Misconfigured("there is no champion to start from; `tickerloop migrate` registers one")
             folder = registry.fetch(cursor, champion.version, settings.model_cache)
+            parent = registry.fetch(cursor, start, settings.model_cache) if start else folder
             data = dataset.collect(cursor)
             look = 1 + design.looks(registry.ledger(cursor))
-        if not data.learn and encoder is None:
+        if not data.learn and encoder is None and start is None:
             raise Misconfigured("there are no labels to learn from yet; correct some predictions first")
         run = _begin(connection, trigger, data)
         try:
             say(f"learning from {len(data.learn)} labels, measured on {len(data.measure)} held-out ones")
             engine = open_engine(folder, device=settings.device, threads=settings.threads, cache=settings.model_cache)
-            encoding = encoding_for(engine, encoder, say)
-            runtime = engine.runtime
+            teacher = engine
+            if parent != folder:
+                teacher = open_engine(
+                    parent, device=settings.device, threads=settings.threads, share=engine, cache=settings.model_cache
+                )
+            encoding = encoding_for(teacher, encoder, say)
+            runtime = teacher.runtime
             if encoding.key != runtime.key:
                 runtime = open_runtime(
                     encoding, device=settings.device, threads=settings.threads, cache=settings.model_cache
                 )
-            model, verdict = challenge(engine, runtime, data, seed, look)
+            model, verdict = challenge(engine, runtime, data, seed, look, teacher)
             say(f"{verdict.champion.rate:.1%} → {verdict.challenger.rate:.1%} on held-out texts: {verdict.reason}")
             if verdict.promote:
                 promoter = Promoter(bus, settings.connector("train"), settings.prepare_s)
-                verdict = _prepared(bus, promoter, model, champion, verdict)
+                verdict = _prepared(bus, promoter, model, verdict)
             return _record(bus, run, model, champion, verdict, len(data.learn), began)
         except BaseException as error:
             with transaction(connection), connection.cursor() as cursor:
@@ -119,20 +134,23 @@ def encoding_for(engine: Engine, encoder: str | None, say: Say) -> Encoding:
     return own
 
 
-def challenge(engine: Engine, runtime: Runtime, data: Dataset, seed: int, look: int) -> tuple[Model, Verdict]:
+def challenge(
+    engine: Engine, runtime: Runtime, data: Dataset, seed: int, look: int, teacher: Engine | None = None
+) -> tuple[Model, Verdict]:
     """Fit a challenger on the features of `runtime` and compare it with the champion in `engine` on the same examples.
 
-    Over the champion's own features it starts from the champion's head; over others it starts afresh. `look` counts
-    the challengers that this holdout has judged.
+    Over the features of `teacher`, by default the champion, it starts from that one's head; over others it starts
+    afresh. `look` counts the challengers that this holdout has judged.
     """
+    teacher = teacher or engine
     learn, replay = [*data.learn], [*data.replay]
     people = dataset.one_hot([*learn, *replay])
     features = embed(runtime, [*(e.text for e in learn), *(e.text for e in replay), *data.live])
-    champion = engine.model.head
-    same = runtime.key == engine.runtime.key
-    init = champion if same and isinstance(champion, Head) else None
-    live = features[len(people) :] if same or not data.live else embed(engine.runtime, data.live)
-    parent = champion.probabilities(live, 1.0) if data.live else np.zeros((0, len(LABELS)))
+    champion, taught = engine.model.head, teacher.model.head
+    same = runtime.key == teacher.runtime.key
+    init = taught if same and isinstance(taught, Head) else None
+    live = features[len(people) :] if same or not data.live else embed(teacher.runtime, data.live)
+    parent = taught.probabilities(live, 1.0) if data.live else np.zeros((0, len(LABELS)))
     targets = np.concatenate([people, parent.astype(np.float32)])
     weights = np.repeat(
         np.array([1.0, REPLAY_WEIGHT, LIVE_WEIGHT], np.float32), [len(learn), len(replay), len(data.live)]
@@ -150,18 +168,18 @@ def challenge(engine: Engine, runtime: Runtime, data: Dataset, seed: int, look: 
         temperature,
         runtime.encoding,
         dataset=data.digest,
-        parent=engine.card.version,
+        parent=teacher.card.version,
         metrics={"held_out_accuracy": verdict.challenger.rate, "anchor_accuracy": verdict.anchor_challenger.rate},
         examples=dict(zip(examples, embed(runtime, examples), strict=True)),
-        languages=engine.card.languages if runtime.encoding.base.files == engine.card.base else (),
+        languages=teacher.card.languages if runtime.encoding.base.files == teacher.card.base else (),
         calibration=calibration.measure(*apart, temperature),
     )
     return model, verdict
 
 
-def _prepared(bus: Bus, promoter: Promoter, model: Model, champion: registry.Champion, verdict: Verdict) -> Verdict:
+def _prepared(bus: Bus, promoter: Promoter, model: Model, verdict: Verdict) -> Verdict:
     """The verdict after the scorers' word: a model that one of them can't serve is not promoted."""
-    bus.write(lambda cursor: _register(cursor, model, champion))
+    bus.write(lambda cursor: _register(cursor, model))
     try:
         promoter.prepare(model.card.version)
     except Unprepared as refused:
@@ -169,8 +187,8 @@ def _prepared(bus: Bus, promoter: Promoter, model: Model, champion: registry.Cha
     return verdict
 
 
-def _register(cursor: Cursor, model: Model, champion: registry.Champion) -> Sequence[Outgoing]:
-    registry.register(cursor, model.card.version, champion.version, artifact.files_of(model))
+def _register(cursor: Cursor, model: Model) -> Sequence[Outgoing]:
+    registry.register(cursor, model.card.version, model.card.parent, artifact.files_of(model))
     return ()
 
 
@@ -181,7 +199,7 @@ def _record(
     outcomes: list[Outcome] = []
 
     def write(cursor: Cursor) -> Sequence[Outgoing]:
-        _register(cursor, model, champion)
+        _register(cursor, model)
         row = registry.decide(
             cursor,
             "promote" if verdict.promote else "refuse",

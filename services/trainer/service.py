@@ -15,11 +15,12 @@ from typing import Final
 from psycopg2.extensions import cursor as Cursor
 from psycopg2.extras import execute_values
 
+from services.erasure import request
 from services.runtime import Context
 from services.stream import topics
 from services.stream.bus import Record
 from services.stream.database import transaction
-from services.stream.errors import Rejected, Transient
+from services.stream.errors import Misconfigured, Rejected, Transient
 from services.stream.events import Example, decode
 from services.stream.loop import Answer, Backoff
 from services.trainer.run import train_once
@@ -82,6 +83,7 @@ def watch(context: Context) -> None:
         try:
             fresh = waiting(context)
             context.detail = {"examples_waiting": fresh, "retrain_after": context.settings.retrain_after}
+            unlearn(context)
             if fresh >= context.settings.retrain_after:
                 context.state = "training"
                 train_once(context.settings, "volume", log.info)
@@ -93,6 +95,25 @@ def watch(context: Context) -> None:
         except Exception:
             log.exception("the training failed; the next trigger tries again")
             backoff.wait()
+
+
+def unlearn(context: Context) -> None:
+    """Make the model that erasures ask for, if any does: from a start that learned from nothing that was erased."""
+    with closing(context.connect()) as connection:
+        with transaction(connection), connection.cursor() as cursor:
+            found = request.asked(cursor)
+        if found is None:
+            return
+        context.state = "training"
+        try:
+            if found.start is None:
+                raise Misconfigured("every model that the champion was trained on from has learned from it")
+            outcome = train_once(context.settings, "erasure", log.info, start=found.start)
+            came_of_it = f"{'promoted' if outcome.promoted else 'made'} {outcome.version}"
+        except Misconfigured as error:
+            came_of_it = f"failed: {error}"
+        with transaction(connection), connection.cursor() as cursor:
+            request.answer(cursor, found, came_of_it)
 
 
 def waiting(context: Context) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import re
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import numpy as np
 import pytest
 from gateway_kit import Running, Start
 
@@ -51,6 +53,7 @@ def scorer() -> Iterator[ThreadingHTTPServer]:
             score = {"label": "neutral", "probabilities": [0.1, 0.8, 0.1], "truncated": False}
             found = {
                 "/score": lambda: {"scores": [score for _ in asked["texts"]]},
+                "/features": lambda: features(asked["texts"]),
                 "/explain": lambda: score | explanation(asked["text"], asked["label"]),
             }[self.path]()
             body = json.dumps({"model": "base-1", "epoch": 1, **found}).encode()
@@ -69,6 +72,12 @@ def scorer() -> Iterator[ThreadingHTTPServer]:
     yield server
     server.shutdown()
     server.server_close()
+
+
+def features(texts: list[str]) -> dict[str, Any]:
+    """How often each digit is in a text, and 1."""
+    rows = np.array([[*(text.count(digit) for digit in "0123456789"), 1] for text in texts], "<f4")
+    return {"key": "k", "width": rows.shape[1], "rows": base64.b64encode(rows.tobytes()).decode()}
 
 
 def explanation(text: str, label: str | None) -> dict[str, Any]:

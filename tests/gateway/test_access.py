@@ -60,10 +60,13 @@ TAKES: Final = {
     ("POST", "/v1/explain"): "reader",
     ("POST", "/v1/texts"): "source",
     ("POST", "/v1/feedback"): "annotator",
+    ("GET", "/v1/predictions/{prediction_id}/lineage"): "annotator",
     ("POST", "/v1/models/{version}/promote"): "operator",
     ("POST", "/v1/models/{version}/shadow"): "operator",
     ("POST", "/v1/models/unshadow"): "operator",
     ("POST", "/v1/models/rollback"): "operator",
+    ("DELETE", "/v1/texts/{text_id}"): "operator",
+    ("DELETE", "/v1/annotators/{name}"): "operator",
 }
 """Every route, and the least role that may use it; None is for anyone."""
 HOLDERS: Final = {
@@ -236,7 +239,8 @@ def test_feedback_is_the_keys_own_whatever_the_body_says(start: Start, database:
     assert same.status_code == 202
     assert "this key is ana's" in problem(forged, 403)["detail"]
     events = [decode(Feedback, record.value) for record in gateway.records(topics.FEEDBACK)]
-    assert [event.annotator for event in events] == ["ana", "ana"]
+    named = dict(gateway.execute("SELECT pseudonym, name FROM annotator"))
+    assert [named[event.annotator] for event in events] == ["ana", "ana"]
 
 
 def test_a_promotion_is_the_keys_own_too(start: Start, database: str) -> None:
