@@ -38,12 +38,12 @@ class Needles(NamedTuple):
     comment: str = "zqvulgarly"
 
 
-def story(needle: str, end: str = "said its chief executive on Tuesday.") -> str:
+def story(needle: str) -> str:
     """Long enough to have near copies."""
     return (
         f"Shares of {needle} fell sharply after the shipping group warned that freight revenue in the third quarter"
         " would come in well below what analysts had expected, and that it was reviewing its dividend, its fleet and"
-        f" the jobs of several hundred people at its yards in the north of the country, {end}"
+        " the jobs of several hundred people at its yards in the north of the country, said its chief executive."
     )
 
 
@@ -132,7 +132,7 @@ def test_nothing_holds_what_was_erased(loop: TickerLoop) -> None:
     needles = Needles()
     # With these ids neither text is held out: so the model learns from both.
     text = {"text": story(needles.text), "source": "wire", "id": "Zqvallorne-17", "url": "https://x.test/Zqvallorne"}
-    near = story(needles.text, "said its chief executive late on Tuesday.")
+    near = story(needles.text) + " sources"
     german = f"Die Aktie von {needles.refused} fiel nach der Gewinnwarnung um zehn Prozent"
     ours = [text, {"text": text["text"], "source": "copier"}, {"text": near, "source": "editor"}]
     other = {"text": story(needles.kept)[:200], "source": "wire", "id": "kept-1"}
@@ -181,4 +181,4 @@ def test_nothing_holds_what_was_erased(loop: TickerLoop) -> None:
     assert in_valkey(loop, first, copy, nearly, needles.text, needles.name) == []
     assert holding(folder / "loop" / "postgres", needles.kept), "the others are still there"
     assert loop.rows("SELECT count(*) FROM example") == [(2,)], "what was learned stays on record, by ids"
-    assert sent(loop, [{"text": story(needles.kept, "said its chairman.")[-250:], "source": "later"}]), "and it goes on"
+    assert sent(loop, [{"text": story(needles.kept)[-250:], "source": "later"}]), "and it goes on"
