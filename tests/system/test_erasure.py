@@ -43,7 +43,8 @@ def story(needle: str) -> str:
     return (
         f"Shares of {needle} fell sharply after the shipping group warned that freight revenue in the third quarter"
         " would come in well below what analysts had expected, and that it was reviewing its dividend, its fleet and"
-        " the jobs of several hundred people at its yards in the north of the country, said its chief executive."
+        " the jobs of several hundred people at its yards in the north of the country, said its chief executive on"
+        " Tuesday."
     )
 
 
@@ -134,20 +135,22 @@ def test_nothing_holds_what_was_erased(loop: TickerLoop) -> None:
     text = {"text": story(needles.text), "source": "wire", "id": "Zqvallorne-17", "url": "https://x.test/Zqvallorne"}
     near = story(needles.text) + " sources"
     german = f"Die Aktie von {needles.refused} fiel nach der Gewinnwarnung um zehn Prozent"
-    ours = [text, {"text": text["text"], "source": "copier"}, {"text": near, "source": "editor"}]
     other = {"text": story(needles.kept)[:200], "source": "wire", "id": "kept-1"}
     foreign = {"text": german, "source": "dpa", "id": "g1"}
-    first, copy, nearly, kept, _ = sent(loop, [*ours, other, foreign])
+    first, kept = sent(loop, [text, other])
+    copy, nearly, _ = sent(
+        loop, [{"text": text["text"], "source": "copier"}, {"text": near, "source": "editor"}, foreign]
+    )
     assert {"duplicate:exact": 1, "duplicate:near": 1, "language": 1}.items() <= fates(loop).items()
     for text_id in (first, kept):
         judged(loop, text_id, needles)
     eventually(lambda: loop.rows("SELECT count(*) FROM example")[0][0] == 2, 60, "no examples")
     version = json.loads(loop.run("train"))["version"]
     loop.execute("CHECKPOINT")
-    for needle in needles:
-        assert holding(folder / "loop" / "postgres", needle), "the search finds it"
-    for needle in (needles.text, needles.kept, needles.refused) if kafka else ():
-        assert holding(folder / "broker", needle)
+    rows = [needle for needle in needles if needle != needles.refused]
+    records = [needles.text, needles.kept, needles.refused]
+    assert all(holding(folder / "loop" / "postgres", needle) for needle in rows), "the search finds it"
+    assert all(holding(folder / ("broker" if kafka else "loop/postgres"), needle) for needle in records)
     assert in_valkey(loop, first), "near copies are known by keys that lead to it"
 
     dry = erased(loop, "text", first, "--dry-run")
