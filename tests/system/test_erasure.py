@@ -21,7 +21,7 @@ from kafka_broker import SCRIPT, Broker, free_ports, need_kafka
 from open_folder import open_folder
 from system.loop import COMMAND, TickerLoop, eventually
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
 RETENTION_S = 2
 SOON = "log.retention.check.interval.ms=2000\nlog.segment.delete.delay.ms=500\n"
