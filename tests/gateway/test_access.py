@@ -248,7 +248,7 @@ def test_a_promotion_is_the_keys_own_too(start: Start, database: str) -> None:
     gateway = start()
     execute(database, "INSERT INTO model_version VALUES ('v1', NULL, '{}', '{}', 0)")
     body = {"reason": "better", "expected_epoch": 0}
-    for _, path in (route for route, role in TAKES.items() if role == "operator"):
+    for path in (path for (method, path), role in TAKES.items() if (method, role) == ("POST", "operator")):
         forged = gateway.client.post(path.format(version="v1"), json=body | {"actor": "trainer"}, headers=headers)
         assert "this key is ops's" in problem(forged, 403)["detail"]
     assert gateway.client.post("/v1/models/v1/promote", json=body, headers=headers).status_code == 200
