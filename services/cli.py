@@ -580,22 +580,21 @@ def demo(seed: int, data: str) -> None:
 
 
 def _mount() -> None:
+    from services.erasure.cli import erase
     from services.feedback.cli import annotators, quarantine
     from services.ingest.cli import ingest
     from services.keys.cli import keys
     from services.labelstudio.cli import labels
+    from services.lineage.cli import lineage
     from services.trainer.cli import COMMANDS
     from services.trainer.train_cli import manifest, why
 
-    train.add_command(why)
-    train.add_command(manifest)
-    main.add_command(ingest)
-    main.add_command(keys)
-    main.add_command(annotators)
-    main.add_command(quarantine)
-    main.add_command(labels)
+    for command in (why, manifest):
+        train.add_command(command)
     for command in COMMANDS:
         models.add_command(command)
+    for command in (ingest, keys, annotators, quarantine, labels, erase, lineage):
+        main.add_command(command)
 
 
 _mount()

@@ -18,11 +18,14 @@ import redis
 from psycopg2.extensions import cursor as Cursor
 from psycopg2.extras import execute_values
 
+from services.erasure import rows
+from services.erasure.refusal import refused_ids
+from services.erasure.sweep import Sweep
 from services.runtime import Context, now_ms
 from services.stream import topics
 from services.stream.bus import Record
 from services.stream.errors import Rejected
-from services.stream.events import CleanText, Event, Prediction, RejectedText, decode
+from services.stream.events import ERASED, CleanText, Event, Prediction, RejectedText, decode
 from services.stream.loop import Answer, Hooks
 
 GROUP: Final = "store"
@@ -64,9 +67,14 @@ log = logging.getLogger(__name__)
 
 def serve(context: Context) -> None:
     """Run the store until stopped."""
-    latest = Latest(context.valkey(VALKEY_S, retries=0))
+    latest, sweep = Latest(context.valkey(VALKEY_S, retries=0)), Sweep(context.connect, context.bus())
+
+    def after(records: Sequence[Record]) -> None:
+        latest(records)
+        sweep(records)
+
     context.state = "running"
-    context.loop(GROUP, *TOPICS, max_records=MAX_RECORDS, every_s=EVERY_S, hooks=Hooks(after=latest)).sink(store)
+    context.loop(GROUP, *TOPICS, max_records=MAX_RECORDS, every_s=EVERY_S, hooks=Hooks(after=after)).sink(store)
 
 
 def store(records: Sequence[Record], cursor: Cursor) -> Sequence[Answer]:
@@ -76,7 +84,10 @@ def store(records: Sequence[Record], cursor: Cursor) -> Sequence[Answer]:
     predictions = _decoded(records, topics.PREDICTIONS, Prediction, answers)
     shadows = _decoded(records, topics.SHADOW, Prediction, answers)
     refused = _decoded(records, topics.REJECTED, RejectedText, answers)
-    _insert_texts(cursor, texts)
+    erased = refused_ids(cursor, {text.text_id for text in texts})
+    if erased:  # while they were under way
+        rows.delete(cursor, erased)
+    _insert_texts(cursor, [text for text in texts if text.text_id not in erased])
     scored = _scored_first(cursor, predictions)
     _insert_predictions(cursor, predictions)
     _insert_shadows(cursor, shadows)
@@ -98,7 +109,7 @@ def _decoded(records: Sequence[Record], topic: str, kind: type[E_], answers: lis
             try:
                 events.append(decode(kind, record.value))
             except Rejected as rejected:
-                answers[index] = rejected
+                answers[index] = rejected if record.value != ERASED else ()
     return events
 
 

@@ -21,8 +21,8 @@ MISSING = "needs Java 17 and Maven: apt-get install openjdk-17-jre-headless mave
 class Broker:
     """`bootstrap` stays the same across restarts."""
 
-    def __init__(self, folder: Path, port: int) -> None:
-        self._folder, self._port = folder, port
+    def __init__(self, folder: Path, port: int, script: Path = SCRIPT) -> None:
+        self._folder, self._port, self._script = folder, port, script
         self.bootstrap = f"127.0.0.1:{port}"
 
     def start(self) -> None:
@@ -37,7 +37,7 @@ class Broker:
         self._run("kill9")
 
     def _run(self, command: str) -> None:
-        done = subprocess.run([SCRIPT, command, self._folder, str(self._port)], capture_output=True, text=True)
+        done = subprocess.run([self._script, command, self._folder, str(self._port)], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
 
 

@@ -22,7 +22,7 @@ records free their claims, so that a letter that is replayed is a new text and n
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final, TypeVar
 
 import redis
@@ -33,6 +33,7 @@ from psycopg2.extensions import cursor as Cursor
 from services.clean import claims, stories
 from services.clean.claims import Candidate, Copy, claim, settle
 from services.clean.near import Near, Question
+from services.erasure.refusal import Mark, refused
 from services.stream.database import Connect, suppress_lost, transaction
 from services.stream.errors import Transient
 
@@ -74,6 +75,14 @@ class Duplicates:
             self._in_transaction(lambda cursor: stories.withdraw(cursor, claims.release(cursor, candidates)))
             raise
         return verdicts
+
+    def erased(self, marks: Collection[Mark]) -> set[Mark]:
+        """Those of `marks` that a text was erased by.
+
+        Raises:
+            Transient: PostgreSQL is away.
+        """
+        return self._in_transaction(lambda cursor: refused(cursor, marks)) if marks else set()
 
     def _judge_nearness(self, candidates: Sequence[Candidate], verdicts: list[Copy | None]) -> None:
         long = [at for at, one in enumerate(candidates) if verdicts[at] is None and one.fingerprint.bands]

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from hashlib import blake2b
 
+import msgspec
 import redis
 
 from services.clean import entities, language
 from services.clean.claims import Candidate, Copy
 from services.clean.duplicates import Duplicates
 from services.clean.pipeline import Cleaned, CleanSettings, clean, refused
+from services.erasure.refusal import Mark, content, identity
 from services.stream import topics
 from services.stream.bus import Outgoing, Record, check_size
 from services.stream.database import Connect
 from services.stream.errors import Rejected
-from services.stream.events import CleanText, Origin, RawText, RejectedText, decode, encode
+from services.stream.events import CleanText, Origin, RawText, RejectedText, decode, encode, text_id
 from services.stream.loop import Answer
 
 
@@ -40,6 +41,7 @@ class Clean:
         """
         answers: list[Answer] = []
         candidates: dict[int, tuple[RawText, Cleaned, Candidate]] = {}
+        marks: dict[int, list[Mark]] = {}
         for at, record in enumerate(records):
             try:
                 raw, result = self._clean(record)
@@ -49,8 +51,13 @@ class Clean:
             except Rejected as rejected:
                 answers.append(rejected)
                 continue
+            marks[at] = _marks(raw, result)
             if isinstance(result, Cleaned):
                 candidates[at] = raw, result, _candidate(raw, result)
+        erased = self._duplicates.erased({mark for known in marks.values() for mark in known})
+        for at in (at for at, known in marks.items() if not erased.isdisjoint(known)):
+            candidates.pop(at, None)
+            answers[at] = _erased(records[at])
         verdicts = self._duplicates.judge([candidate for _, _, candidate in candidates.values()])
         for (at, (raw, cleaned, _)), copy in zip(candidates.items(), verdicts, strict=True):
             if copy is not None:
@@ -64,12 +71,20 @@ class Clean:
 
 
 def _candidate(raw: RawText, cleaned: Cleaned) -> Candidate:
-    content = blake2b(digest_size=16)
-    for part in (raw.title or "", raw.text):
-        encoded = part.encode()
-        content.update(len(encoded).to_bytes(8, "big") + encoded)
     text = cleaned.text
-    return Candidate(text.text_id, content.digest(), text.origin, text.event_time, text.received, cleaned.fingerprint)
+    return Candidate(text.text_id, content(raw), text.origin, text.event_time, text.received, cleaned.fingerprint)
+
+
+def _marks(raw: RawText, result: Cleaned | RejectedText) -> list[Mark]:
+    found = [identity(text_id(raw)), Mark("sent", content(raw))]
+    return [*found, Mark("cleaned", result.text.text.encode())] if isinstance(result, Cleaned) else found
+
+
+def _erased(record: Record) -> Answer:
+    """It came again: refused, and this time without its text."""
+    raw = decode(RawText, record.value)
+    origin = Origin(record.topic, record.partition, record.offset)
+    return [_outgoing(msgspec.structs.replace(refused(raw, text_id(raw), "erased", origin), text=""))]
 
 
 def _refusal(raw: RawText, text: CleanText, copy: Copy) -> Answer:

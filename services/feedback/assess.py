@@ -14,9 +14,10 @@ from typing import Final, Literal, NamedTuple
 import msgspec
 from psycopg2.extensions import cursor as Cursor
 
+from services import annotators
 from services.feedback import quarantine, trust
 from services.feedback.quarantine import Reason
-from services.feedback.trust import Judgement, Voter, Word
+from services.feedback.trust import Annotator, Judgement, Voter, Word
 from services.stream.errors import Rejected
 from services.stream.events import LABELS, Label
 from services.trainer.anchors import anchors
@@ -123,7 +124,7 @@ def decide(cursor: Cursor, finding: int, state: Literal["released", "refused"], 
     cursor.execute(
         "UPDATE quarantine SET state = %s, decided_by = %s, decided = %s WHERE id = %s", (state, by, now, finding)
     )
-    for row in every(cursor):
+    for row in shown(cursor):
         if row.id == finding:
             return row
     raise Rejected("unknown", f"nothing is quarantined under {finding}; `tickerloop quarantine list` shows what is")
@@ -134,6 +135,32 @@ def every(cursor: Cursor) -> list[Quarantined]:
     names = Quarantined.__struct_fields__
     cursor.execute(f"SELECT {', '.join(names)} FROM quarantine ORDER BY id")  # noqa: S608 (our own names)
     return [Quarantined(*row) for row in cursor.fetchall()]
+
+
+def shown(cursor: Cursor) -> list[Quarantined]:
+    """As `every`, with people's names; of one who was erased, the pseudonym that is left."""
+    found = every(cursor)
+    names = annotators.names(cursor, {row.annotator for row in found})
+    return [
+        msgspec.structs.replace(
+            row, annotator=names.get(row.annotator, row.annotator), detail=_named(row.detail, names)
+        )
+        for row in found
+    ]
+
+
+def _named(detail: str, names: Mapping[str, str]) -> str:
+    for pseudonym, name in names.items():
+        detail = detail.replace(pseudonym, name)
+    return detail
+
+
+def people(cursor: Cursor) -> list[Annotator]:
+    """Everyone who has said anything, by name."""
+    found = judgement(cursor).annotators
+    names = annotators.names(cursor, [one.name for one in found])
+    named = [msgspec.structs.replace(one, name=names.get(one.name, one.name)) for one in found]
+    return sorted(named, key=lambda one: one.name)
 
 
 def words(cursor: Cursor, before: Before | None = None) -> list[Word]:

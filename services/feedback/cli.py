@@ -69,7 +69,7 @@ def annotators_show(name: str, as_json: bool) -> None:
     if not found:
         raise Rejected("unknown", f"{name} has said nothing; `tickerloop annotators list` shows who has")
     with database() as cursor:
-        aside = [row for row in assess.every(cursor) if row.annotator == name]
+        aside = [row for row in assess.shown(cursor) if row.annotator == name]
     if as_json:
         show({"standings": found, "quarantine": aside})
         return
@@ -112,7 +112,7 @@ def quarantine_list(all_: bool, as_json: bool) -> None:
     from services.feedback import assess
 
     with database() as cursor:
-        found = [row for row in assess.every(cursor) if all_ or row.state == "held"]
+        found = [row for row in assess.shown(cursor) if all_ or row.state == "held"]
     if as_json:
         show(found)
     else:
@@ -151,7 +151,7 @@ def _judged() -> list[Annotator]:
     from services.feedback import assess
 
     with database() as cursor:
-        return assess.judgement(cursor).annotators
+        return assess.people(cursor)
 
 
 def _findings(found: list[Quarantined]) -> Table:

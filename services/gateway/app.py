@@ -12,7 +12,21 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.types import ASGIApp
 
-from services.gateway import access, assets, health, judgements, models, reads, review, stream, texts, training, trusted
+from services.gateway import (
+    access,
+    assets,
+    erasure,
+    health,
+    judgements,
+    lineage,
+    models,
+    reads,
+    review,
+    stream,
+    texts,
+    training,
+    trusted,
+)
 from services.gateway.core import Gateway, SafeRequest
 from services.gateway.edge import Edge
 from services.gateway.names import answered
@@ -38,7 +52,13 @@ ROUTES: Final[dict[Role, tuple[HTTPRouteHandler, ...]]] = {
         stream.stream,
         access.get_key,
     ),
-    "annotator": (judgements.post_feedback, judgements.delete_feedback, review.post_leases, review.delete_lease),
+    "annotator": (
+        judgements.post_feedback,
+        judgements.delete_feedback,
+        review.post_leases,
+        review.delete_lease,
+        lineage.get_lineage,
+    ),
     "operator": (
         judgements.post_outcome,
         judgements.get_feedback,
@@ -54,6 +74,8 @@ ROUTES: Final[dict[Role, tuple[HTTPRouteHandler, ...]]] = {
         models.reject,
         models.pin,
         models.unpin,
+        erasure.delete_text,
+        erasure.delete_annotator,
     ),
 }
 """What each role may do, beside what `services.keys.GRANTS` gives it of the others."""

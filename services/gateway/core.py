@@ -48,6 +48,8 @@ class Gateway:
         self.catching_up = asyncio.Semaphore(HISTORIES)
         self.changing = asyncio.Lock()
         """One change of the champion at a time: each holds a thread while the scorers prepare."""
+        self.erasing = asyncio.Lock()
+        """One erasure at a time: each reads the topics that carry texts through."""
         self.cache: redis.asyncio.Redis | None = None
         if self.settings.redis:
             self.cache = redis.asyncio.Redis.from_url(

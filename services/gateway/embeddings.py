@@ -13,7 +13,7 @@ from services.gateway.scorers import Scorers
 from services.score.wire import MAX_CHARS, MAX_TEXTS
 
 REMEMBERED: Final = 5_000
-"""Texts; with the bundled encoder's 1,920 numbers, 20 MB."""
+"""Texts; with the bundled encoder's 1,920 numbers, 40 MB."""
 
 
 class Embeddings:
@@ -41,10 +41,10 @@ class Embeddings:
         for at in range(0, len(missing), MAX_TEXTS):
             names = missing[at : at + MAX_TEXTS]
             found = await self._scorers.features([texts[name][:MAX_CHARS] for name in names])
-            if found.encoder != self._encoder:
+            if found.key != self._encoder:
                 self._known.clear()
-                self._encoder = found.encoder
-            rows = np.frombuffer(found.values, "<f2").reshape(len(names), found.width)
+                self._encoder = found.key
+            rows = np.frombuffer(found.rows, "<f4").reshape(len(names), found.width)
             self._known.update(zip(names, rows, strict=True))
         while len(self._known) > REMEMBERED:
             self._known.popitem(last=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
@@ -22,6 +23,8 @@ from services.trainer.registry import CHANGES
 MAX_TEXT_CHARS: Final = 4_000
 """What the stream shows of a long text; GET /v1/predictions/{id} gives all of it."""
 MAX_HELD_CHARS: Final = 4_000_000
+HELD_S: Final = 60.0
+"""A text's prediction comes within moments of it; what was erased since is not shown for longer than so."""
 
 _Text = tuple[str, str | None]
 """Body and address."""
@@ -47,7 +50,8 @@ class Texts:
     def __init__(self, connect: Connect) -> None:
         self._connect = connect
         self._connection: Connection | None = None
-        self._seen: OrderedDict[str, _Text] = OrderedDict()
+        self._seen: OrderedDict[str, tuple[float, _Text]] = OrderedDict()
+        """With the time at which each came, oldest first."""
         self._chars = 0
 
     def learn(self, records: Iterable[Record]) -> None:
@@ -59,17 +63,22 @@ class Texts:
                 continue
             if text.text_id not in self._seen:
                 body = text.text[:MAX_TEXT_CHARS]
-                self._seen[text.text_id] = (body, text.url)
+                self._seen[text.text_id] = time.monotonic(), (body, text.url)
                 self._chars += len(body)
-        while self._chars > MAX_HELD_CHARS:
-            _, (body, _) = self._seen.popitem(last=False)
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop what is too old or too much."""
+        oldest = time.monotonic() - HELD_S
+        while self._seen and (self._chars > MAX_HELD_CHARS or next(iter(self._seen.values()))[0] < oldest):
+            _, (_, (body, _)) = self._seen.popitem(last=False)
             self._chars -= len(body)
 
     def of(self, text_ids: Iterable[str]) -> Mapping[str, _Text]:
         """Those of the texts that are known or kept; while the database is away, those that are known."""
-        found = {text_id: self._seen.get(text_id) for text_id in text_ids}
-        missing = [text_id for text_id, text in found.items() if text is None]
-        known = {text_id: text for text_id, text in found.items() if text is not None}
+        wanted = set(text_ids)
+        known = {text_id: self._seen[text_id][1] for text_id in wanted if text_id in self._seen}
+        missing = [text_id for text_id in wanted if text_id not in known]
         if missing:
             try:
                 known.update(self._look_up(missing))

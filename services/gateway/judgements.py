@@ -10,7 +10,9 @@ from litestar import delete, get, post
 from litestar.openapi import ResponseSpec
 from litestar.params import HeaderParameter, JSONBody, PathParameter
 from msgspec import Meta
+from psycopg2.extensions import cursor as Cursor
 
+from services import annotators
 from services.feedback.gold import gold
 from services.gateway import queries, words
 from services.gateway.access import name_of, standing_of
@@ -92,13 +94,14 @@ async def post_feedback(
     """Confirm or correct a prediction, flag its text, or comment. Answers once it is durable; sent twice, it counts
     once."""
     no_nul(**{name: getattr(data, name) for name in ("prediction_id", "annotator", "comment", "text_id", "key")})
-    gateway, annotator = gateway_of(request), name_of(request, "annotator", data.annotator)
-    stored, drawn = await gateway.pool.run(
-        lambda cursor: (
-            queries.prediction(cursor, data.prediction_id),
-            leases.sampled(cursor, annotator, data.prediction_id),
-        )
-    )
+    gateway, name = gateway_of(request), name_of(request, "annotator", data.annotator)
+
+    def look(cursor: Cursor) -> tuple[str, queries.PredictionView | None, bool]:
+        annotator = annotators.pseudonym(cursor, name)
+        drawn = leases.sampled(cursor, annotator, data.prediction_id)
+        return annotator, queries.prediction(cursor, data.prediction_id), drawn
+
+    annotator, stored, drawn = await gateway.pool.run(look)
     kind = _kind(data, stored)
     what = said(kind, data.label, data.flag)
     event = Feedback(
@@ -123,9 +126,11 @@ async def post_outcome(
     """A label that arrives by itself, such as an analyst's verdict weeks later. It takes an operator: its sender is
     believed as one, and a source, who sends texts, must not be able to label them."""
     no_nul(source=data.source, id=data.id, annotator=data.annotator, key=data.key)
-    gateway, annotator = gateway_of(request), name_of(request, "annotator", data.annotator)
+    gateway, name = gateway_of(request), name_of(request, "annotator", data.annotator)
     text = text_id(RawText(text="", source=data.source, id=data.id))
-    prediction = await gateway.pool.run(lambda cursor: words.newest_prediction(cursor, text))
+    annotator, prediction = await gateway.pool.run(
+        lambda cursor: (annotators.pseudonym(cursor, name), words.newest_prediction(cursor, text))
+    )
     if prediction is None:
         raise Problem(404, "not-found", "no scored text has this source and id; of copies only the first is scored")
     event = Feedback(
@@ -153,13 +158,14 @@ async def delete_feedback(
     key: Key | None = request.user
     if key is not None and not key.may("operator") and word.annotator != key.name:
         raise Problem(403, "not-yours", f"the word {feedback_id} is another annotator's")
+    name = word.annotator if key is None else key.name
     event = Feedback(
         feedback_id=withdrawal_id(feedback_id),
         prediction_id=word.prediction_id,
         text_id=word.text_id,
         kind="withdrawal",
         withdraws=feedback_id,
-        annotator=word.annotator if key is None else key.name,
+        annotator=await gateway.pool.run(lambda cursor: annotators.pseudonym(cursor, name)),
         role=standing_of(request),
         given=now_ms(),
     )
@@ -182,7 +188,7 @@ async def _publish(gateway: Gateway, event: Feedback, comment: str | None) -> Fe
     if earlier is not None and earlier.said != event.said:
         raise Problem(409, "key-reused", f"under this key {earlier.said} was said of the prediction, not {event.said}")
     if comment is not None:  # before the event: once that is durable nothing may be missing
-        await gateway.pool.run(lambda cursor: queries.keep_comment(cursor, identity, comment))
+        await gateway.pool.run(lambda cursor: queries.keep_comment(cursor, event, comment))
     await gateway.acceptor.publish([Outgoing(topics.FEEDBACK, event.text_id.encode(), encode(event))])
     await gateway.pool.run(lambda cursor: leases.answer(cursor, event.annotator, event.prediction_id, event.given))
     return FeedbackAnswer(identity, event.kind)

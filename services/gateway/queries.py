@@ -14,6 +14,7 @@ from services.gateway.problems import invalid
 from services.review import gold
 from services.runtime import now_ms
 from services.status import ALIVE_MS
+from services.stream.events import Feedback
 
 MINUTE_MS: Final = 60_000
 DAY_MS: Final = 24 * 60 * MINUTE_MS
@@ -147,12 +148,12 @@ def predictions_named(cursor: Cursor, ids: Collection[str]) -> dict[str, Predict
     return {view.prediction_id: view for view in map(_view, cursor.fetchall())}
 
 
-def keep_comment(cursor: Cursor, feedback_id: str, body: str) -> None:
+def keep_comment(cursor: Cursor, word: Feedback, body: str) -> None:
     """Keep what was written beside a word; the last of it."""
     cursor.execute(
-        "INSERT INTO comment (feedback_id, body) VALUES (%s, %s)"
+        "INSERT INTO comment (feedback_id, body, text_id, annotator) VALUES (%s, %s, %s, %s)"
         " ON CONFLICT (feedback_id) DO UPDATE SET body = excluded.body",
-        (feedback_id, body),
+        (word.feedback_id, body, word.text_id, word.annotator),
     )
 
 

@@ -13,6 +13,7 @@ from litestar.params import JSONBody, PathParameter
 from msgspec import Meta
 from psycopg2.extensions import cursor as Cursor
 
+from services import annotators
 from services.clean import entities
 from services.gateway import queries
 from services.gateway.access import name_of
@@ -81,7 +82,8 @@ async def post_leases(request: SafeRequest, data: JSONBody[LeaseRequest]) -> Lea
     is let go. Some texts were judged before, by others: what several people say tells how far each can be relied on.
     """
     no_nul(ticker=data.ticker, language=data.language, annotator=data.annotator)
-    gateway, annotator = gateway_of(request), name_of(request, "annotator", data.annotator)
+    gateway, name = gateway_of(request), name_of(request, "annotator", data.annotator)
+    annotator = await gateway.pool.run(lambda cursor: annotators.pseudonym(cursor, name))
     wanted = Wanted(data.ticker, data.language)
     desk = await gateway.pool.run(lambda cursor: _desk(cursor, annotator, wanted))
     left_out: list[str] = []
@@ -99,8 +101,12 @@ async def delete_lease(request: SafeRequest, lease_id: Annotated[str, PathParame
     """Let a text go without a word; somebody else is asked about it. Nothing where the lease has ended already."""
     no_nul(lease_id=lease_id)
     key: Key | None = request.user
-    holder = None if key is None else key.name
-    await gateway_of(request).pool.run(lambda cursor: leases.release(cursor, lease_id, holder, now_ms()))
+
+    def release(cursor: Cursor) -> None:
+        holder = None if key is None else annotators.pseudonym(cursor, key.name)
+        leases.release(cursor, lease_id, holder, now_ms())
+
+    await gateway_of(request).pool.run(release)
 
 
 def _desk(cursor: Cursor, annotator: str, wanted: Wanted) -> _Desk:

@@ -65,7 +65,7 @@ class Scorers:
         return _decoded(answer, Explanation)
 
     async def features(self, texts: list[str]) -> Features:
-        """As `score`: what the encoder makes of at most `MAX_TEXTS` texts.
+        """As `score`: what a worker's model sees in texts, at most `wire.MAX_TEXTS` of them.
 
         Raises:
             Problem: as `score`.
@@ -73,10 +73,10 @@ class Scorers:
         answer = await self._ask("features", {"texts": texts}, TIMEOUT)
         if answer is None:
             raise unavailable("no score worker answers now")
-        features = _decoded(answer, Features)
-        if len(features.values) != 2 * features.width * len(texts):
+        found = _decoded(answer, Features)
+        if len(found.rows) != 4 * found.width * len(texts):
             raise _failed(answer)
-        return features
+        return found
 
     async def _ask(self, route: str, body: dict[str, Any], timeout: httpx.Timeout) -> httpx.Response | None:
         """The first answer of a worker that can give one; None where none can now."""

@@ -177,6 +177,7 @@ class Tail:
                 self._tell([_truncated(renderer.positions)] if lost else [], renderer, None)
                 while not self._stop.is_set():
                     records = reader.poll(POLL_S, MAX_RECORDS)
+                    self._texts.forget()
                     backoff.reset()
                     self._places = dict(reader.positions())
                     changes = [change for record in records if (change := model_change(record)) is not None]

@@ -31,13 +31,13 @@ class Decided(msgspec.Struct, frozen=True):
 @get("/v1/annotators", responses=SPECS, tags=["feedback"])
 async def get_annotators(request: SafeRequest) -> list[Annotator]:
     """Whom to believe: each annotator's state, measured reliability with its bounds, and weight."""
-    return await gateway_of(request).pool.run(lambda cursor: assess.judgement(cursor).annotators)
+    return await gateway_of(request).pool.run(assess.people)
 
 
 @get("/v1/quarantine", responses=SPECS, tags=["feedback"])
 async def get_quarantine(request: SafeRequest, decision: _State = None) -> list[Quarantined]:
     """Words that were set aside, and why; `state=held` gives those that wait for a decision."""
-    found = await gateway_of(request).pool.run(assess.every)
+    found = await gateway_of(request).pool.run(assess.shown)
     return [row for row in found if decision in (None, row.state)]
 
 

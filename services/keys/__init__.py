@@ -112,6 +112,11 @@ def revoke(cursor: Cursor, key_id: str, now: int) -> Key:
     raise Rejected("unknown", f"there is no key {masked(key_id)}; `tickerloop keys list` shows their ids")
 
 
+def delete(cursor: Cursor, name: str) -> None:
+    """Delete all keys of a name, revoked ones too: as if there had never been any."""
+    cursor.execute("DELETE FROM api_key WHERE name = %s", (name,))
+
+
 def every(cursor: Cursor) -> list[Key]:
     """All keys there ever were, oldest first."""
     return [stored.key for stored in _rows(cursor, "")]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 from psycopg2.extensions import cursor as Cursor
 
-from services import keys
+from services import annotators, keys
 from services.gateway import queries
 from services.gateway import words as stored_words
 from services.labelstudio import Said, Unfit
@@ -35,11 +35,12 @@ def taken(cursor: Cursor, said: Sequence[Said], annotator: str | None, who: Mapp
     known = 0
     for word in said:
         name = next((who[known_as] for known_as in word.who if known_as in who), annotator)
-        found = _feedback(word, name, stored.get(word.prediction_id), now)
+        pseudonym = None if name is None else annotators.pseudonym(cursor, name)
+        found = _feedback(word, pseudonym, stored.get(word.prediction_id), now)
         if isinstance(found, Unfit):
             unfit.append(found)
         elif stored_words.word(cursor, found.feedback_id) is None:
-            standing = standings.get(found.annotator, "annotator") if standings else "local"
+            standing = standings.get(name or "", "annotator") if standings else "local"
             new.append(msgspec.structs.replace(found, role=standing))
         else:
             known += 1

@@ -1,6 +1,6 @@
-"""Score, explain and encode now, over HTTP: the one call between services. The gateway forwards requests here, so that
-one engine in one process serves the stream and the people, the people first. Errors are RFC 9457 problems, which the
-gateway hands on as they are.
+"""Score and explain now, over HTTP, and tell a text's features: the one call between services. The gateway forwards
+requests here, so that one engine in one process serves the stream and the people, the people first. Errors are RFC 9457
+problems, which the gateway hands on as they are.
 """
 
 from __future__ import annotations
@@ -25,7 +25,16 @@ from services.score.engine import Engine, Scored
 from services.score.explain import Explainer
 from services.score.lanes import Priority
 from services.score.tokens import Word
-from services.score.wire import ExplainRequest, Explanation, Features, Score, ScoreRequest, Scores, Token
+from services.score.wire import (
+    ExplainRequest,
+    Explanation,
+    Features,
+    FeaturesRequest,
+    Score,
+    ScoreRequest,
+    Scores,
+    Token,
+)
 from services.stream.errors import Misconfigured, Rejected, Transient
 
 START_S: Final = 10.0
@@ -68,8 +77,8 @@ class ScoreServer:
             return Scores(current.version, current.epoch, [_score(*answer) for answer in enumerate(answers)])
 
         @post("/features", status_code=200)
-        async def features(data: JSONBody[ScoreRequest]) -> Features:
-            return await asyncio.to_thread(_features, _current(holder).engine, data.texts)
+        async def features(data: JSONBody[FeaturesRequest]) -> Features:
+            return await asyncio.to_thread(_features, _current(holder), data.texts)
 
         explainer, turn = Explainer(), asyncio.Lock()
 
@@ -80,7 +89,7 @@ class ScoreServer:
         self._socket = listen(host, port)
         name = socket.gethostname() if host in ("0.0.0.0", "::") else host  # noqa: S104
         self.address = address(name, self._socket.getsockname()[1])
-        routes = [score, explain, features]
+        routes = [score, features, explain]
         app = Litestar(routes, exception_handlers=HANDLERS, logging_config=None, openapi_config=None)
         self._server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="http", daemon=True)
@@ -108,20 +117,21 @@ async def _answers(engine: Engine, texts: list[str]) -> list[Scored | Rejected]:
         raise
 
 
-def _features(engine: Engine, texts: list[str]) -> Features:
-    """At the lowest priority: nobody waits for a better order of the review queue."""
-    try:
-        found = engine.embed(texts, Priority.BACKGROUND)
-    except Rejected as rejected:
-        raise _refused("texts", rejected) from None
-    return Features(engine.runtime.key, found.shape[1], found.astype("<f2").tobytes())
-
-
 def _current(holder: Holder) -> InService:
     try:
         return holder.current
     except Transient as error:
         raise unavailable(str(error)) from None
+
+
+def _features(current: InService, texts: list[str]) -> Features:
+    """At the lowest priority: nobody waits for it as for a score."""
+    try:
+        found = current.engine.embed(texts, Priority.BACKGROUND)
+    except Rejected as rejected:
+        raise _refused("texts", rejected) from None
+    key, rows = current.engine.runtime.key, found.astype("<f4").tobytes()
+    return Features(current.version, current.epoch, key, found.shape[1], rows)
 
 
 def _score(index: int, answer: Scored | Rejected) -> Score:

@@ -28,6 +28,23 @@ class ExplainRequest(msgspec.Struct, frozen=True):
     label: Label | None = None
 
 
+class FeaturesRequest(msgspec.Struct, frozen=True):
+    """Texts whose features are wanted; nothing of them is kept."""
+
+    texts: Annotated[list[_Text], Meta(min_length=1, max_length=MAX_TEXTS)]
+
+
+class Features(msgspec.Struct, frozen=True):
+    """What the model in service sees in each text, in the order of the texts that were sent: rows of `width` float32,
+    little-endian, one after the other, as base64 in JSON. `key` is equal for equal features, whatever the model."""
+
+    model: str
+    epoch: int
+    key: str
+    width: int
+    rows: bytes
+
+
 class Score(msgspec.Struct, frozen=True):
     """One text's score; `probabilities` are negative, neutral, positive. `abstained` when the greatest of them is below
     the model's threshold; the label is the likeliest all the same."""
@@ -44,15 +61,6 @@ class Scores(msgspec.Struct, frozen=True):
     model: str
     epoch: int
     scores: list[Score]
-
-
-class Features(msgspec.Struct, frozen=True):
-    """What the encoder named by `encoder` makes of texts, in the order in which they were sent: `values` is
-    float16[n, width], little-endian, row by row (in JSON, base64)."""
-
-    encoder: str
-    width: int
-    values: bytes
 
 
 class Token(msgspec.Struct, frozen=True):

@@ -189,6 +189,10 @@ class Bus(Protocol):
     def seek(self, group: str, positions: Mapping[TopicPartition, int]) -> None:
         """Move a stopped group (replay). Its live members are fenced or refuse, as the log does."""
 
+    def erase(self, records: Sequence[Record]) -> int:
+        """Make the values of these records `ERASED`, under their offsets; how many weren't so before. On Kafka that is
+        none: there they go with their topic's retention."""
+
     def expire(self) -> int:
         """Apply retention now where the log leaves that to us; number of events dropped."""
 

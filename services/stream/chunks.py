@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
 
 from services.stream.bus import Headers, Outgoing, Record, TopicPartition
+from services.stream.events import ERASED
 
 MAX_CHUNK_EVENTS: Final = 1_000
 MAX_CHUNK_BYTES: Final = 4_000_000
 """Bounds a reader's memory: what it fetches is whole chunks. Above the largest single event."""
+
+KEPT_HEADERS: Final = frozenset({"reason", "group", "origin"})
+"""Of a dead letter: what the account of texts counts it by. Its `detail` may quote the text."""
 
 _Packed = tuple[bytes, bytes, Headers]
 _encoder = msgspec.msgpack.Encoder()
@@ -57,3 +61,13 @@ def unpack(place: TopicPartition, first: int, at_ms: int, payload: bytes, positi
     packed = _decoder.decode(payload)
     skip = max(0, position - first)
     return [Record(place.topic, place.partition, first + i, at_ms, *packed[i]) for i in range(skip, len(packed))]
+
+
+def emptied(payload: bytes, first: int, offsets: Collection[int]) -> tuple[bytes, int]:
+    """The payload of the chunk that begins at offset `first`, with these records erased; and how many weren't yet."""
+    packed, count = _decoder.decode(payload), 0
+    for at in sorted(offset - first for offset in offsets):
+        key, value, headers = packed[at]
+        count += value != ERASED
+        packed[at] = key, ERASED, tuple(header for header in headers if header[0] in KEPT_HEADERS)
+    return _encoder.encode(packed), count

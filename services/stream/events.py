@@ -157,6 +157,7 @@ class Feedback(Event, frozen=True, kw_only=True):
     withdraws: str | None = None
     """The word that a withdrawal takes back, and only of a withdrawal."""
     annotator: Name
+    """A pseudonym: `services.annotators` knows whose, until that person is erased."""
     role: Standing = "annotator"
     """Without it the least is believed."""
     sampled: bool = False
@@ -271,6 +272,9 @@ def in_holdout(cluster: str, share: float = 0.25) -> bool:
 
 E_ = TypeVar("E_", bound=Event)
 
+ERASED: Final = b'"erased"'
+"""Value of a record whose text was erased on request; it keeps its offset and, being its text's id, its key."""
+
 _encoder = msgspec.json.Encoder()
 _decoders: dict[type[Event], msgspec.json.Decoder[Any]] = {}
 
@@ -285,8 +289,10 @@ def decode(kind: type[E_], value: bytes) -> E_:
 
     Raises:
         Rejected: not UTF-8, not JSON, a wrong type, a missing field, or nesting beyond the decoder's limit; the
-            detail names the field.
+            detail names the field. Or the record was erased.
     """
+    if value == ERASED:
+        raise Rejected("erased", "its text was erased on request")
     decoder = _decoders.get(kind)
     if decoder is None:
         decoder = _decoders[kind] = msgspec.json.Decoder(kind)

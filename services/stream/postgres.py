@@ -19,7 +19,7 @@ from psycopg2.extensions import cursor as Cursor
 
 from services.stream import bus
 from services.stream.bus import Batch, Marks, Outgoing, Record, TopicPartition, Write, check_size, partition_of
-from services.stream.chunks import Chunk, pack, unpack
+from services.stream.chunks import Chunk, emptied, pack, unpack
 from services.stream.database import Connect, mapped, suppress_lost
 from services.stream.errors import Fenced, Misconfigured, Transient, Truncated
 from services.stream.membership import Lease, Member
@@ -223,6 +223,35 @@ class PostgresBus:
                     " SET position = excluded.position, generation = position.generation + 1",
                     (group, *place, position),
                 )
+
+    def erase(self, records: Sequence[Record]) -> int:
+        """See `Bus`. Each chunk is rewritten in a transaction of its own; what retention has taken since is gone."""
+        wanted: dict[TopicPartition, list[int]] = {}
+        for record in records:
+            wanted.setdefault(TopicPartition(record.topic, record.partition), []).append(record.offset)
+        return sum(self._erase(place, sorted(offsets)) for place, offsets in wanted.items())
+
+    def _erase(self, place: TopicPartition, offsets: list[int]) -> int:
+        erased = 0
+        while offsets:
+            with _Transaction(self._own()) as cursor:
+                cursor.execute(
+                    "SELECT first, last, payload FROM log.chunk WHERE topic = %s AND partition = %s AND last >= %s"
+                    " ORDER BY last LIMIT 1 FOR UPDATE",
+                    (*place, offsets[0]),
+                )
+                first, last, payload = cursor.fetchone() or (offsets[-1] + 1, offsets[-1], b"")
+                inside = [offset for offset in offsets if first <= offset <= last]
+                payload, count = emptied(payload, first, inside) if inside else (payload, 0)
+                erased += count
+                if count:
+                    cursor.execute(
+                        "UPDATE log.chunk SET payload = %s, size = %s"
+                        " WHERE topic = %s AND partition = %s AND last = %s",
+                        (psycopg2.Binary(payload), len(payload), *place, last),
+                    )
+            offsets = [offset for offset in offsets if offset > last]
+        return erased
 
     def expire(self) -> int:
         """See `Bus`. Arrival times never run backwards in a partition, so what is old is a prefix."""

@@ -44,6 +44,9 @@ POSTGRES_SETTINGS: Final = {
     "checkpoint_timeout": "15min",
     "client_connection_check_interval": "1s",
     "log_min_messages": "warning",
+    # A failing statement and its row would be written into the log, with the text that they hold.
+    "log_min_error_statement": "panic",
+    "log_error_verbosity": "terse",
     "jit": "off",
     "autovacuum_naptime": "10s",
     "password_encryption": "scram-sha-256",

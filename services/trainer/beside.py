@@ -1,6 +1,6 @@
 """A training run beside scoring: a process of its own at low priority, which dies with the trainer.
 
-`python -m services.trainer.beside TRIGGER` is that process.
+`python -m services.trainer.beside TRIGGER [ORIGIN]` is that process.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ def low_priority() -> None:
     os.nice(NICE)
 
 
-def train(context: Context, trigger: str) -> bool:
+def train(context: Context, trigger: str, origin: str | None = None) -> bool:
     """Run one to its end, showing how far it is; False where it failed, and said why. A stop of the service ends it
     there and then: the next goes on from its checkpoint.
     """
-    child = start(context.settings, trigger)
+    child = start(context.settings, trigger, origin)
     shown = context.detail
     try:
         with closing(context.connect()) as connection:
@@ -51,17 +51,17 @@ def train(context: Context, trigger: str) -> bool:
     return code == 0 or context.stop.is_set()
 
 
-def start(settings: Settings, trigger: str) -> subprocess.Popen[bytes]:
+def start(settings: Settings, trigger: str, origin: str | None = None) -> subprocess.Popen[bytes]:
     """The process, which is killed when this one dies; what it says goes where ours does."""
     return subprocess.Popen(  # noqa: S603 (our own)
-        [sys.executable, "-m", "services.trainer.beside", trigger],
+        [sys.executable, "-m", "services.trainer.beside", trigger, *([origin] if origin else [])],
         env=os.environ | settings.environment(),
         stdin=subprocess.DEVNULL,
         preexec_fn=lambda: die_with_parent(signal.SIGKILL),
     )
 
 
-def main(trigger: str) -> int:
+def main(trigger: str, origin: str | None = None) -> int:
     """Train; the exit code."""
     low_priority()
     settings = from_environment()
@@ -69,7 +69,7 @@ def main(trigger: str) -> int:
     from services.trainer.run import train_once  # imports torch, which the trainer itself does without
 
     try:
-        train_once(settings, trigger, log.info)
+        train_once(settings, trigger, log.info, origin=origin)
     except TickerloopError as error:
         log.error("%s", error)
         return EXIT_FATAL
@@ -77,4 +77,4 @@ def main(trigger: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(*sys.argv[1:]))

@@ -120,10 +120,15 @@ def load(cursor: Cursor, name: str) -> Shown:
     return _shown(cursor, found[0])
 
 
+def decoded(content: bytes | memoryview) -> Manifest:
+    """What is stored of one."""
+    return msgspec.json.decode(zlib.decompress(bytes(content)), type=Manifest)
+
+
 def _shown(cursor: Cursor, digest: str) -> Shown:
     cursor.execute("SELECT content FROM manifest WHERE hash = %s", (digest,))
     (content,) = cursor.fetchone() or (b"",)
-    manifest = msgspec.json.decode(zlib.decompress(bytes(content)), type=Manifest)
+    manifest = decoded(content)
     if manifest.hash != digest:
         raise Rejected("tampered", f"the manifest {digest} does not have its recorded hash")
     cursor.execute("SELECT run FROM training_run WHERE manifest = %s ORDER BY run", (digest,))

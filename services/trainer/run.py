@@ -84,6 +84,7 @@ def train_once(
     base: Base = NO_BASE,
     method: Method | None = None,
     trials: int = 0,
+    origin: str | None = None,
     seed: int = SEED,
     dry_run: bool = False,
 ) -> Outcome:
@@ -91,8 +92,9 @@ def train_once(
 
     `encoder` names another encoder for it than the champion's: a folder, or a model that Hugging Face has. `base` are
     labelled texts of the user's own to replay. `method` is that of the settings where none is given; with `trials` so
-    many ways of tuning are tried first. After a `dry_run` nothing comes of what is decided, and the labels still wait
-    to be learned from.
+    many ways of tuning are tried first. `origin` is a version to train on from instead of the champion, whose answers
+    it then keeps where nobody has labelled a text. After a `dry_run` nothing comes of what is decided, and the labels
+    still wait to be learned from.
 
     Raises:
         Misconfigured: another run or its challenger is under way, nothing was ever promoted, nobody has labelled
@@ -108,6 +110,7 @@ def train_once(
             if champion is None:
                 raise Misconfigured("there is no champion to start from; `tickerloop migrate` registers one")
             folder = registry.fetch(cursor, champion.version, settings.model_cache)
+            parent = registry.fetch(cursor, origin, settings.model_cache) if origin else folder
             data = assembly.assemble(cursor, base)
             rows = registry.ledger(cursor)
         if (under_way := standing.candidate(rows)) is not None:
@@ -115,7 +118,7 @@ def train_once(
                 f"{under_way.version} passed the gate and is {under_way.state}; `tickerloop models standing` tells more"
             )
         look = 1 + design.looks(rows)
-        if not (data.learn or base.examples or encoder):
+        if not (data.learn or base.examples or encoder or origin):
             raise Misconfigured("there are no labels to learn from yet; correct some predictions first")
         run = _begin(connection, trigger, data)
         report = Report(connection, run)
@@ -123,27 +126,32 @@ def train_once(
             _keep(connection, run, data)
             say(f"learning from {len(data.learn)} labels, measured on {len(data.measure)} held-out ones")
             engine = open_engine(folder, device=settings.device, threads=settings.threads, cache=settings.model_cache)
-            chosen = method_for(engine, encoder, method, settings)
+            teacher = engine
+            if parent != folder:
+                teacher = open_engine(
+                    parent, device=settings.device, threads=settings.threads, share=engine, cache=settings.model_cache
+                )
+            chosen = method_for(teacher, encoder, method, settings)
             if trials and chosen == "head":
                 raise Misconfigured("a search is for a way of tuning the encoder: add --method lora or --method full")
-            taught = lesson(engine, data)
+            taught = lesson(teacher, data)
             if chosen == "head":
-                encoding, start = encoding_for(engine, encoder, say), None
+                encoding, start = encoding_for(teacher, encoder, say), None
             else:
-                encoding, start = finetuned(engine, data, taught, chosen, seed, settings, report, say, trials)
+                encoding, start = finetuned(teacher, data, taught, chosen, seed, settings, report, say, trials)
             report(Stage("judging", chosen))
-            runtime = engine.runtime
+            runtime = teacher.runtime
             if encoding.key != runtime.key:
                 runtime = open_runtime(
                     encoding, device=settings.device, threads=settings.threads, cache=settings.model_cache
                 )
-            model, verdict = challenge(engine, runtime, data, taught, seed, look, start)
+            model, verdict = challenge(engine, runtime, data, taught, seed, look, start, teacher)
             say(f"{verdict.champion.rate:.1%} → {verdict.challenger.rate:.1%} on held-out texts: {verdict.reason}")
             verdict = _after_its_past(rows, model, verdict)
             action = "dry-run" if dry_run else _action(verdict, settings, rows)
             if action == "promote":
                 promoter = Promoter(bus, settings.connector("train"), settings.prepare_s)
-                verdict = _prepared(bus, promoter, model, champion, verdict)
+                verdict = _prepared(bus, promoter, model, verdict)
                 action = _action(verdict, settings, rows)
             outcome = _record(bus, run, model, champion, verdict, action, chosen, len(data.learn), began)
             checkpoint.forget(settings.data_folder)
@@ -187,16 +195,24 @@ def method_for(engine: Engine, encoder: str | None, asked: Method | None, settin
 
 
 def challenge(
-    engine: Engine, runtime: Runtime, data: Dataset, taught: Lesson, seed: int, look: int, start: Head | None = None
+    engine: Engine,
+    runtime: Runtime,
+    data: Dataset,
+    taught: Lesson,
+    seed: int,
+    look: int,
+    start: Head | None = None,
+    teacher: Engine | None = None,
 ) -> tuple[Model, Verdict]:
     """Fit a challenger on the features of `runtime` and compare it with the champion in `engine` on the same examples.
 
-    Its head starts from `start`, tuned together with the encoder; over the champion's own features from the champion's;
-    over others afresh. `look` counts the challengers that this holdout has judged.
+    Its head starts from `start`, tuned together with the encoder; over the features of `teacher`, by default the
+    champion, from that one's; over others afresh. `look` counts the challengers that this holdout has judged.
     """
-    champion = engine.model.head
-    if start is None and runtime.key == engine.runtime.key and isinstance(champion, Head):
-        start = champion
+    teacher = teacher or engine
+    champion, parent = engine.model.head, teacher.model.head
+    if start is None and runtime.key == teacher.runtime.key and isinstance(parent, Head):
+        start = parent
     features = embed(runtime, taught.texts)
     head = fit(features, taught.targets, taught.weights, init=start, seed=seed, schedule=None if start else TRANSFER)
 
@@ -211,10 +227,10 @@ def challenge(
         temperature,
         runtime.encoding,
         dataset=manifest.of(data).hash,
-        parent=engine.card.version,
+        parent=teacher.card.version,
         metrics={"held_out_accuracy": verdict.challenger.rate, "anchor_accuracy": verdict.anchor_challenger.rate},
         examples=dict(zip(examples, embed(runtime, examples), strict=True)),
-        languages=engine.card.languages if runtime.encoding.base.files == engine.card.base else (),
+        languages=teacher.card.languages if runtime.encoding.base.files == teacher.card.base else (),
         calibration=calibration.measure(*apart, temperature),
     )
     return model, verdict
@@ -237,9 +253,9 @@ def _action(verdict: Verdict, settings: Settings, rows: Sequence[LedgerRow]) -> 
     return "pass" if between else "promote"
 
 
-def _prepared(bus: Bus, promoter: Promoter, model: Model, champion: registry.Champion, verdict: Verdict) -> Verdict:
+def _prepared(bus: Bus, promoter: Promoter, model: Model, verdict: Verdict) -> Verdict:
     """The verdict after the scorers' word: a model that one of them can't serve is not promoted."""
-    bus.write(lambda cursor: _register(cursor, model, champion))
+    bus.write(lambda cursor: _register(cursor, model))
     try:
         promoter.prepare(model.card.version)
     except Unprepared as refused:
@@ -247,8 +263,8 @@ def _prepared(bus: Bus, promoter: Promoter, model: Model, champion: registry.Cha
     return verdict
 
 
-def _register(cursor: Cursor, model: Model, champion: registry.Champion) -> Sequence[Outgoing]:
-    registry.register(cursor, model.card.version, champion.version, artifact.files_of(model))
+def _register(cursor: Cursor, model: Model) -> Sequence[Outgoing]:
+    registry.register(cursor, model.card.version, model.card.parent, artifact.files_of(model))
     return ()
 
 
@@ -267,7 +283,7 @@ def _record(
     outcomes: list[Outcome] = []
 
     def write(cursor: Cursor) -> Sequence[Outgoing]:
-        _register(cursor, model, champion)
+        _register(cursor, model)
         registry.lock(cursor)
         pinned_since = action == "promote" and standing.pinned(registry.ledger(cursor)) is not None
         row = registry.decide(

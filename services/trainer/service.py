@@ -14,9 +14,11 @@ from collections.abc import Sequence
 from contextlib import closing
 from typing import Final
 
+from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 from psycopg2.extras import execute_values
 
+from services.erasure import request
 from services.runtime import Context
 from services.stream import topics
 from services.stream.bus import Record
@@ -75,6 +77,8 @@ def watch(context: Context) -> None:
         try:
             fresh = waiting(context)
             context.detail = {"examples_waiting": fresh, "retrain_after": context.settings.retrain_after}
+            if not under_way(context):
+                unlearn(context)
             if not under_way(context) and (fresh != seen or time.monotonic() >= due):
                 seen, due = fresh, time.monotonic() + EVALUATE_EVERY_S
                 found = evaluate(context)
@@ -98,6 +102,32 @@ def under_way(context: Context) -> bool:
     """A challenger is on its way into service; until that is decided there is nothing to train against."""
     with closing(context.connect()) as connection, transaction(connection), connection.cursor() as cursor:
         return standing.candidate(registry.ledger(cursor)) is not None
+
+
+def unlearn(context: Context) -> None:
+    """Make the model that erasures ask for, if any does: from a start that learned from nothing that was erased."""
+    with closing(context.connect()) as connection:
+        with transaction(connection), connection.cursor() as cursor:
+            found = request.asked(cursor)
+        if found is None:
+            return
+        if found.start is None:
+            came_of_it = "failed: every model that the champion was trained on from has learned from it"
+        else:
+            context.state = "training"
+            done = beside.train(context, "erasure", found.start)
+            if context.stop.is_set():
+                return
+            came_of_it = _came_of(connection) if done else "failed: the trainer's log says why"
+        with transaction(connection), connection.cursor() as cursor:
+            request.answer(cursor, found, came_of_it)
+
+
+def _came_of(connection: Connection) -> str:
+    with transaction(connection), connection.cursor() as cursor:
+        cursor.execute("SELECT state, detail->>'version' FROM training_run WHERE trigger = 'erasure' ORDER BY run DESC")
+        state, version = cursor.fetchone() or ("failed", "")
+    return f"{'promoted' if state == 'promoted' else 'made'} {version}"
 
 
 def waiting(context: Context) -> int:

@@ -70,6 +70,7 @@ TAKES: Final = {
     ("POST", "/v1/quarantine/{finding}/refuse"): "operator",
     ("POST", "/v1/review/leases"): "annotator",
     ("DELETE", "/v1/review/leases/{lease_id}"): "annotator",
+    ("GET", "/v1/predictions/{prediction_id}/lineage"): "annotator",
     ("POST", "/v1/models/{version}/promote"): "operator",
     ("POST", "/v1/models/{version}/shadow"): "operator",
     ("POST", "/v1/models/unshadow"): "operator",
@@ -78,6 +79,8 @@ TAKES: Final = {
     ("POST", "/v1/models/{version}/reject"): "operator",
     ("POST", "/v1/models/pin"): "operator",
     ("POST", "/v1/models/unpin"): "operator",
+    ("DELETE", "/v1/texts/{text_id}"): "operator",
+    ("DELETE", "/v1/annotators/{name}"): "operator",
 }
 """Every route, and the least role that may use it; None is for anyone."""
 HOLDERS: Final = {
@@ -250,7 +253,8 @@ def test_feedback_is_the_keys_own_whatever_the_body_says(start: Start, database:
     assert same.status_code == 202
     assert "this key is ana's" in problem(forged, 403)["detail"]
     events = [decode(Feedback, record.value) for record in gateway.records(topics.FEEDBACK)]
-    assert [event.annotator for event in events] == ["ana", "ana"]
+    named = dict(gateway.execute("SELECT pseudonym, name FROM annotator"))
+    assert [named[event.annotator] for event in events] == ["ana", "ana"]
 
 
 def test_a_promotion_is_the_keys_own_too(start: Start, database: str) -> None:
@@ -258,7 +262,7 @@ def test_a_promotion_is_the_keys_own_too(start: Start, database: str) -> None:
     gateway = start()
     execute(database, "INSERT INTO model_version VALUES ('v1', NULL, '{}', '{}', 0)")
     body = {"reason": "better", "expected_epoch": 0}
-    for _, path in (route for route, role in TAKES.items() if role == "operator"):
+    for path in (path for (method, path), role in TAKES.items() if (method, role) == ("POST", "operator")):
         forged = gateway.client.post(path.format(version="v1"), json=body | {"actor": "trainer"}, headers=headers)
         assert "this key is ops's" in problem(forged, 403)["detail"]
     assert gateway.client.post("/v1/models/v1/promote", json=body, headers=headers).status_code == 200

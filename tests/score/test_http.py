@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import socket
 import threading
 import time
@@ -184,6 +185,18 @@ def test_an_ipv6_address_is_written_as_clients_need_it(holder: Holder) -> None:
     with ScoreServer(holder, "::1", 0) as server:
         assert server.address.startswith("http://[::1]:")
         assert httpx.post(f"{server.address}/score", json={"texts": ["one"]}).status_code == 200
+
+
+def test_features_are_the_engines_own(client: httpx.Client, holder: Holder, engine: Engine) -> None:
+    holder.held = Current(engine, "m2", 8)
+    texts = ["Profit soars", "Loss widens"]
+    found = client.post("/features", json={"texts": texts}).json()
+    rows = np.frombuffer(base64.b64decode(found["rows"]), "<f4").reshape(-1, found["width"])
+    assert (found["model"], found["epoch"], found["key"]) == ("m2", 8, engine.runtime.key)
+    assert np.allclose(rows, engine.embed(texts), atol=1e-5) and rows.shape[0] == 2
+    problem(client.post("/features", json={"texts": []}), 422)
+    holder.failure = Transient("no model yet")
+    problem(client.post("/features", json={"texts": texts}), 503)
 
 
 def test_an_explanation(client: httpx.Client, holder: Holder, engine: Engine) -> None:

@@ -225,7 +225,7 @@ def test_compose_runs(stack: Stack, folder: Path) -> None:
     answer = httpx.post(f"{url}/v1/feedback", json=correction, headers=key, timeout=30)
     assert (answer.status_code, answer.json()["kind"]) == (202, "correction")
     database = gateway.environment["TICKERLOOP_DATABASE"]
-    arrived = "SELECT prediction_id, predicted, label FROM example WHERE annotator = 'ana'"
+    arrived = "SELECT prediction_id, predicted, label FROM example JOIN annotator ON pseudonym = annotator"
     found = eventually(lambda: _rows(database, arrived), 30, "the trainer never got the correction")
     assert found == [(prediction["prediction_id"], prediction["label"], label)]
     eventually(

@@ -119,7 +119,7 @@ def _outcome(loop: TickerLoop, killed: list[str], done: list[int], given: set[tu
         " (SELECT coalesce(sum(cardinality(tickers)), 0) FROM prediction)"
     )
     eventually(lambda: len(set(loop.rows(counted)[0])) == 1, 60, "the windows hold not every mention once")
-    learnt = "SELECT prediction_id, annotator FROM example"
+    learnt = "SELECT prediction_id, name FROM example JOIN annotator ON pseudonym = annotator"
     eventually(lambda: len(loop.rows(learnt)) >= len(given), 60, "corrections are missing")
     scored = loop.rows(
         "SELECT t.external_id, p.label, p.positive - p.negative, p.tickers, p.model, p.epoch"

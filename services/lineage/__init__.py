@@ -1,0 +1,1 @@
+"""Lineage: from a prediction back to the words that its model learned from."""
