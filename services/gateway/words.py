@@ -8,7 +8,8 @@ from psycopg2.extensions import cursor as Cursor
 from services.stream.events import FeedbackKind, Flag, Label, Standing, said
 
 _COLUMNS = (
-    "f.feedback_id, f.prediction_id, f.text_id, f.kind, f.label, f.flag, coalesce(a.name, f.annotator), f.role, f.sampled, f.given,"
+    "f.feedback_id, f.prediction_id, f.text_id, f.kind, f.label, f.flag, coalesce(a.name, f.annotator), f.role,"
+    " f.sampled, f.given,"
     " EXISTS (SELECT 1 FROM feedback w WHERE w.withdraws = f.feedback_id), c.body"
 )
 _FROM = "FROM feedback f LEFT JOIN comment c USING (feedback_id) LEFT JOIN annotator a ON a.pseudonym = f.annotator"

@@ -105,8 +105,8 @@ def collect(cursor: Cursor, cut: Cut | None = None) -> Dataset:
     taught = assess.taught(cursor, cut.examples)
     cursor.execute(
         "SELECT e.example_id, e.feedback_id, e.text_id, e.cluster, e.holdout, t.body, t.source, t.language,"
-        " t.event_time, p.tickers FROM example e JOIN text t USING (text_id) LEFT JOIN prediction p USING (prediction_id)"
-        " WHERE e.example_id = ANY(%s) ORDER BY e.text_id",
+        " t.event_time, p.tickers FROM example e JOIN text t USING (text_id)"
+        " LEFT JOIN prediction p USING (prediction_id) WHERE e.example_id = ANY(%s) ORDER BY e.text_id",
         ([*taught],),
     )
     people = [
