@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple
 from xml.sax.saxutils import quoteattr
 
 import msgspec
@@ -168,7 +168,7 @@ def _said(data: _Data, annotation: _Annotation, place: str) -> Said | Unfit:
     key = f"label-studio {annotation.unique_id or annotation.id} {at.isoformat() if at else ''}"
     who = _names(annotation.completed_by)
     when = None if at is None else int(at.timestamp() * 1000)
-    return Said(place, key, who, data.prediction_id, data.text_id, cast(Label, label), data.sampled, when)
+    return Said(place, key, who, data.prediction_id, data.text_id, label, data.sampled, when)
 
 
 def _names(user: int | _User | None) -> tuple[str, ...]:

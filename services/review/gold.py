@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from random import Random
-from typing import Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from psycopg2.extensions import cursor as Cursor
 
@@ -21,6 +21,9 @@ from services.review.leases import Offer
 from services.score.wire import Scores
 from services.stream.events import derived_id
 from services.trainer.anchors import Anchor, anchors
+
+if TYPE_CHECKING:
+    from services.gateway.queries import PredictionView
 
 NEWCOMER: Final = 20
 """Whoever answered fewer gold questions is a newcomer."""
@@ -86,22 +89,13 @@ def chosen(found: Sequence[Anchor], scores: Scores, n: int, random: Random) -> l
     """Which `n` of `found`: those that the champion gets wrong as often as `WRONG` says."""
     wrong = [i for i, anchor in enumerate(found) if scores.scores[i].label != anchor.label]
     right = [i for i, anchor in enumerate(found) if scores.scores[i].label == anchor.label]
-    taken = []
+    taken: list[int] = []
     while len(taken) < n and (wrong or right):
         taken.append((wrong if wrong and (not right or random.random() < WRONG) else right).pop())
     return taken
 
 
-class Real(Protocol):
-    """A prediction of the stream."""
-
-    source: str
-    language: str
-    event_time: int
-    scored: int
-
-
-def borrowed(real: Real, random: Random) -> dict[str, Any]:
+def borrowed(real: PredictionView, random: Random) -> dict[str, Any]:
     """Where and when a question came, as if it had come with a text of the stream."""
     earlier = random.randrange(EARLIER_MS)
     times = {"event_time": real.event_time - earlier, "scored": real.scored - earlier}
