@@ -67,9 +67,8 @@ class LeaseAnswer(msgspec.Struct, frozen=True):
 
 
 class _Desk(NamedTuple):
-    """What one person has, and what there is."""
+    """What there is for one person."""
 
-    held: list[Lease]
     candidates: list[Candidate]
     asked: gold.Asked
 
@@ -85,9 +84,10 @@ async def post_leases(request: SafeRequest, data: JSONBody[LeaseRequest]) -> Lea
     gateway, name = gateway_of(request), name_of(request, "annotator", data.annotator)
     annotator = await gateway.pool.run(lambda cursor: annotators.pseudonym(cursor, name))
     wanted = Wanted(data.ticker, data.language)
+    held = await gateway.pool.run(lambda cursor: leases.renewed(cursor, annotator, wanted, now_ms()))
     desk = await gateway.pool.run(lambda cursor: _desk(cursor, annotator, wanted))
     left_out: list[str] = []
-    if (missing := data.count - len(desk.held)) > 0:
+    if (missing := data.count - len(held)) > 0:
         offers = await _offers(gateway, desk, wanted, missing, left_out)
         await gateway.pool.run(lambda cursor: leases.grant(cursor, annotator, offers, data.count, now_ms()))
     views = await gateway.pool.run(lambda cursor: _views(cursor, leases.held(cursor, annotator, now_ms())))
@@ -111,8 +111,7 @@ async def delete_lease(request: SafeRequest, lease_id: Annotated[str, PathParame
 
 def _desk(cursor: Cursor, annotator: str, wanted: Wanted) -> _Desk:
     now = now_ms()
-    held = leases.renewed(cursor, annotator, wanted, now)
-    return _Desk(held, candidates.read(cursor, annotator, wanted, now), gold.asked(cursor, annotator, now))
+    return _Desk(candidates.read(cursor, annotator, wanted, now), gold.asked(cursor, annotator, now))
 
 
 async def _offers(gateway: Gateway, desk: _Desk, wanted: Wanted, n: int, left_out: list[str]) -> list[Offer]:

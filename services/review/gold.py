@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from random import Random
-from typing import Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from psycopg2.extensions import cursor as Cursor
 
@@ -21,6 +21,9 @@ from services.review.leases import Offer
 from services.score.wire import Scores
 from services.stream.events import derived_id
 from services.trainer.anchors import Anchor, anchors
+
+if TYPE_CHECKING:
+    from services.gateway.queries import PredictionView
 
 NEWCOMER: Final = 20
 """Whoever answered fewer gold questions is a newcomer."""
@@ -92,27 +95,7 @@ def chosen(found: Sequence[Anchor], scores: Scores, n: int, random: Random) -> l
     return taken
 
 
-class Real(Protocol):
-    """A prediction of the stream."""
-
-    @property
-    def source(self) -> str:
-        """Where it came from."""
-
-    @property
-    def language(self) -> str:
-        """ISO 639-1."""
-
-    @property
-    def event_time(self) -> int:
-        """In ms."""
-
-    @property
-    def scored(self) -> int:
-        """In ms."""
-
-
-def borrowed(real: Real, random: Random) -> dict[str, Any]:
+def borrowed(real: PredictionView, random: Random) -> dict[str, Any]:
     """Where and when a question came, as if it had come with a text of the stream."""
     earlier = random.randrange(EARLIER_MS)
     times = {"event_time": real.event_time - earlier, "scored": real.scored - earlier}

@@ -56,6 +56,7 @@ _HELD: Final = "annotator = %(annotator)s AND answered IS NULL AND expires > %(n
 def renewed(cursor: Cursor, annotator: str, wanted: Wanted, now: int) -> list[Lease]:
     """What `annotator` holds, for a whole time again; what isn't `wanted` any more, or was erased, is let go. Gold
     questions are kept where they would be given, see `Wanted.gold`."""
+    _in_turn(cursor)
     given = {"annotator": annotator, "now": now, "expires": now + LEASE_MS, "gold": wanted.gold, **wanted._asdict()}
     cursor.execute(
         f"UPDATE lease l SET expires = %(now)s WHERE {_HELD}"  # noqa: S608 (constants)
@@ -80,13 +81,18 @@ def held(cursor: Cursor, annotator: str, now: int) -> list[Lease]:
 
 def grant(cursor: Cursor, annotator: str, offers: Sequence[Offer], most: int, now: int) -> None:
     """Give `annotator` of `offers`, in their order, what nobody else was given meanwhile, until they hold `most`."""
-    # One after another: two that want the same places in another order would wait for each other.
-    cursor.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
+    _in_turn(cursor)
     missing = most - len(held(cursor, annotator, now))
     for offer in offers:
         if missing <= 0:
             return
         missing -= any(_granted(cursor, annotator, offer, place, now) for place in _places(annotator, offer))
+
+
+def _in_turn(cursor: Cursor) -> None:
+    """Who touches several leases is alone in that until the transaction's end: two that lock the same rows in another
+    order would wait for each other, and whoever wants a place locks its row to see that it isn't free."""
+    cursor.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
 
 
 def _places(annotator: str, offer: Offer) -> Sequence[str]:

@@ -271,7 +271,7 @@ def test_a_log_that_hangs_is_a_503(gateway: Running, monkeypatch: pytest.MonkeyP
 
 def test_a_database_that_hangs_is_a_503(gateway: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     let_go = threading.Event()
-    monkeypatch.setattr("services.gateway.queries.review", lambda *_: let_go.wait(20) and [])
+    monkeypatch.setattr("services.gateway.queries.predictions", lambda *_: let_go.wait(20) and [])
     monkeypatch.setattr("services.gateway.pool.PATIENCE_S", 0.3)
     with ThreadPoolExecutor(8) as threads:  # more than the pool has: some wait in line
         answers = list(threads.map(lambda _: gateway.client.get("/v1/predictions"), range(8)))
