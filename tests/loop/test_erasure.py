@@ -59,7 +59,8 @@ def learn(bench: Bench, version: str, parent: str | None, upto: int, started: in
     """A model and the run that made it, of what there was then."""
     taught = bench.rows(
         "SELECT DISTINCT ON (text_id) example_id, text_id FROM example WHERE position <= %s AND NOT holdout"
-        " AND NOT EXISTS (SELECT FROM erasure f WHERE f.at <= %s AND f.subjects @> ARRAY[text_id]) ORDER BY text_id, position DESC",
+        " AND NOT EXISTS (SELECT FROM erasure f WHERE f.at <= %s AND f.subjects @> ARRAY[text_id])"
+        " ORDER BY text_id, position DESC",
         upto, started,
     )  # fmt: skip
     entries = tuple(Entry("learn", example, text, "positive", 1.0, (example,)) for example, text in taught)
