@@ -12,7 +12,7 @@ CREATE FUNCTION examples_before(partitions int[], nexts bigint[]) RETURNS SETOF 
     WHERE partitions IS NULL OR e.log_partition IS NULL OR e.log_offset < cut.next';
 -- Words that weren't withdrawn. who: one annotator, as whom all names count that were given without keys.
 CREATE FUNCTION kept_words(partitions int[], nexts bigint[]) RETURNS TABLE (
-    example_id text, position bigint, prediction_id text, text_id text, cluster text, kind text, predicted text,
+    example_id text, "position" bigint, prediction_id text, text_id text, cluster text, kind text, predicted text,
     label text, flag text, model text, epoch bigint, role text, sampled boolean, holdout boolean, given bigint, who text
 ) LANGUAGE sql STABLE AS '
     SELECT e.example_id, e.position, e.prediction_id, e.text_id, e.cluster, e.kind, e.predicted, e.label, e.flag, e.model,
@@ -22,7 +22,7 @@ CREATE FUNCTION kept_words(partitions int[], nexts bigint[]) RETURNS TABLE (
         SELECT 1 FROM examples_before(partitions, nexts) w WHERE w.kind = ''withdrawal'' AND w.feedback_id = e.feedback_id)';
 -- Labels that count: each annotator's last on a story.
 CREATE FUNCTION words(partitions int[], nexts bigint[]) RETURNS TABLE (
-    example_id text, position bigint, prediction_id text, text_id text, cluster text, kind text, predicted text,
+    example_id text, "position" bigint, prediction_id text, text_id text, cluster text, kind text, predicted text,
     label text, flag text, model text, epoch bigint, role text, sampled boolean, holdout boolean, given bigint, who text
 ) LANGUAGE sql STABLE AS '
     SELECT DISTINCT ON (k.cluster, k.who) k.* FROM kept_words(partitions, nexts) k WHERE k.label IS NOT NULL

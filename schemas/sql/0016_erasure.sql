@@ -37,7 +37,7 @@ CREATE TABLE erasure (
 
 -- As before, and none of someone who was erased.
 CREATE OR REPLACE FUNCTION kept_words(partitions int[], nexts bigint[]) RETURNS TABLE (
-    example_id text, position bigint, prediction_id text, text_id text, cluster text, kind text, predicted text,
+    example_id text, "position" bigint, prediction_id text, text_id text, cluster text, kind text, predicted text,
     label text, flag text, model text, epoch bigint, role text, sampled boolean, holdout boolean, given bigint, who text
 ) LANGUAGE sql STABLE AS '
     SELECT e.example_id, e.position, e.prediction_id, e.text_id, e.cluster, e.kind, e.predicted, e.label, e.flag, e.model,
