@@ -1,9 +1,12 @@
-"""One training run in a process of its own, over a small part of the anchor set: `finetune_run.py METHOD`."""
+"""One training run in a process of its own: `finetune_run.py METHOD`. It learns a small part of the anchor set, with
+every label another, so that there is much to learn in few steps."""
 
 from __future__ import annotations
 
 import sys
 from typing import Any
+
+from msgspec import structs
 
 from services.settings import from_environment
 from services.trainer import dataset, finetune
@@ -13,10 +16,11 @@ from services.trainer.run import train_once
 
 ANCHORS = 60
 EPOCHS = 3
+TURNED = {"negative": "neutral", "neutral": "positive", "positive": "negative"}
 
 
 def main(method: Any) -> None:
-    dataset.anchors = lambda: anchors()[:ANCHORS]
+    dataset.anchors = lambda: [structs.replace(a, label=TURNED[a.label]) for a in anchors()[:ANCHORS]]
     way = finetune.WAYS[method]
     finetune.WAYS = {method: way._replace(plan=way.plan._replace(epochs=EPOCHS, batch=4))}
     low_priority()

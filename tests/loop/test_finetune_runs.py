@@ -98,6 +98,8 @@ def test_a_run_killed_again_and_again_makes_the_same_model(labelled: Bench, meth
     assert states == ["failed"] * KILLS + ["refused"]
     assert ended(started(labelled, method)) == version
     assert labelled.rows("SELECT count(DISTINCT version) FROM ledger WHERE actor = 'trainer'") == [(1,)]
+    adapters = "SELECT count(DISTINCT card ->> 'adapter') FROM model_version"
+    assert labelled.rows(adapters) == [(2,)], "its encoder has learned nothing"
 
 
 def test_what_is_registered_is_an_adapter_and_a_head_that_serve(labelled: Bench) -> None:
