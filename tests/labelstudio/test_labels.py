@@ -153,14 +153,23 @@ def test_options_that_go_with_the_other_list_are_misuse(database: str) -> None:
     assert "WHO=NAME" in call(database, "import", __file__, "--who", "ana", exit_code=2).output
 
 
+def named(database: str) -> dict[str, str]:
+    """Names by pseudonym."""
+    with closing(psycopg2.connect(database)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute("SELECT pseudonym, name FROM annotator")
+        return dict(cursor.fetchall())
+
+
 def test_annotations_become_feedback_once(database: str, store: Callable[..., None], bus: Bus, tmp_path: Path) -> None:
     store(ONE, TWO)
     path = saved(tmp_path, exported())
     arguments = ("import", path, "--who", "ana@desk.example=ana", "--who", "15=bo")
     assert call(database, *arguments).stdout == "2 taken, 0 known before, 0 refused\n"
-    first, second = sorted(words(bus), key=lambda word: word.annotator)
-    assert (first.annotator, first.label, first.kind, first.sampled) == ("ana", "negative", "correction", True)
-    assert (second.annotator, second.label, second.kind) == ("bo", "positive", "confirmation")
+    who = named(database)
+    first, second = sorted(words(bus), key=lambda word: who[word.annotator])
+    assert (who[first.annotator], first.label, first.kind, first.sampled) == ("ana", "negative", "correction", True)
+    assert (who[second.annotator], second.label, second.kind) == ("bo", "positive", "confirmation")
+    assert {first.role, second.role} == {"local"}, "as of this machine's operator, where there are no keys"
     assert (first.prediction_id, first.text_id, first.given) == (ONE.prediction_id, ONE.text_id, 1_768_479_000_000)
     assert call(database, *arguments).stdout.startswith("2 taken"), "not stored yet: sent again"
     assert len({word.feedback_id for word in words(bus)}) == 2, "under the same ids"
@@ -222,7 +231,7 @@ def test_what_does_not_fit_is_named_and_the_rest_is_taken(
     path = saved(tmp_path, [exported()[0], broken(change)])
     answer = call(database, "import", path, "--who", "14=ana", "--who", "15=bo", exit_code=1)
     assert re.search(expected.replace("(", r"\(").replace(")", r"\)"), answer.stderr), answer.stderr
-    assert {word.annotator for word in words(bus)} >= {"ana", "bo"}
+    assert {named(database)[word.annotator] for word in words(bus)} >= {"ana", "bo"}
     refused = json.loads(call(database, "import", path, "--who", "15=bo", "--json", exit_code=1).stdout)["refused"]
     assert all(entry["place"] and entry["why"] for entry in refused)
 
