@@ -242,7 +242,7 @@ def test_only_the_names_that_are_set_are_answered(start: Start, database: str) -
     key = bearer(new_key(database))  # without one only loopback's names may be set
     gateway = start(hosts="Loop.example, 127.0.0.1")
     for host, code in (("loop.example:8080", 200), ("127.0.0.1", 200), ("localhost", 421), ("evil.example", 421)):
-        assert httpx.get(f"{gateway.url}/v1/review", headers={"Host": host} | key).status_code == code, host
+        assert httpx.get(f"{gateway.url}/v1/models", headers={"Host": host} | key).status_code == code, host
 
 
 def test_names_follow_the_address_where_none_are_set() -> None:
@@ -269,8 +269,8 @@ def test_a_defect_of_ours_is_a_500_without_its_innards(gateway: Running, monkeyp
     def broken(*_: object) -> None:
         raise KeyError("secret")
 
-    monkeypatch.setattr("services.gateway.queries.review", broken)
-    assert "secret" not in problem(gateway.client.get("/v1/review"), 500)["detail"]
+    monkeypatch.setattr("services.trainer.registry.versions", broken)
+    assert "secret" not in problem(gateway.client.get("/v1/models"), 500)["detail"]
 
 
 def test_a_limit_that_is_no_number_is_named() -> None:

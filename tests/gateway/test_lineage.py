@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from http.server import ThreadingHTTPServer
 from typing import Any
 
 import numpy as np
 from gateway_kit import Running, announce, body_of, made, problem
+from manifests import taught
 
 
 def corrected(gateway: Running) -> str:
     """A prediction by a model that learned from two corrections, the second of which is nearer; its id."""
     asked, near, far = made(7, model="v2"), made(71), made(1_000)
     gateway.store(asked, near, far)
-    gateway.execute("INSERT INTO model_version VALUES ('v2', 'base-1', '{\"dataset\": \"d\"}', '{}', 1)")
+    found, content = taught([(one.text_id, one.text_id) for one in (far, near)])
+    gateway.execute("INSERT INTO manifest VALUES (%s, %s, 1)", found, content)
+    gateway.execute("INSERT INTO model_version VALUES ('v2', 'base-1', %s, '{}', 1)", json.dumps({"dataset": found}))
     gateway.execute("INSERT INTO annotator VALUES ('p1', 'ana', 1)")
     for number, one in enumerate((far, near)):
         gateway.execute(
@@ -24,10 +28,6 @@ def corrected(gateway: Running) -> str:
             " 1, 'p1', false, false, %s)",
             one.text_id, one.prediction_id, one.text_id, one.cluster, number,
         )  # fmt: skip
-    gateway.execute(
-        "INSERT INTO training_run (trigger, state, upto, detail, started) VALUES ('t', 'promoted', 9, %s, 5)",
-        json.dumps({"version": "v2"}),
-    )
     gateway.store(made(7, probabilities=(0.5, 0.3, 0.2)), texts=False)  # by base-1
     return asked.prediction_id
 
@@ -46,7 +46,8 @@ def test_the_nearest_are_told_by_a_live_scorer(gateway: Running, scorer: Threadi
     assert [one["text"] for one in found["nearest"]] == [body_of(made(71)), body_of(made(1_000))]
     near, far = found["nearest"]
     assert near["name"] == "ana" and near["similarity"] > far["similarity"]
-    assert (found["text"], found["dataset"], found["learned"], found["notes"]) == (body_of(made(7)), "d", 2, [])
+    assert (found["text"], found["learned"], found["notes"]) == (body_of(made(7)), 2, [])
+    assert [found["dataset"]] == [digest for (digest,) in gateway.execute("SELECT hash FROM manifest")]
     assert (found["before"]["model"], found["before"]["source"]) == ("base-1", "prediction")
     assert np.allclose(found["change"], [-0.45, -0.15, 0.6])
 
@@ -64,6 +65,7 @@ def test_without_a_scorer_the_rest_is_told(gateway: Running, scorer: ThreadingHT
         (note,) = lineage(gateway, identity)["notes"]
         if "answers now" not in note:
             break
+        time.sleep(0.1)
     assert note.endswith("the score worker answered 200 and nothing of use"), "too few rows"
     unknown = problem(gateway.client.get("/v1/predictions/nothing/lineage"), 404)
     assert unknown["detail"].startswith("there is no prediction nothing")

@@ -52,10 +52,12 @@ def stored_word(
     gateway: Running, number: int, p: Prediction, label: str, annotator: str, sampled: bool = False
 ) -> None:
     """What the feedback service would write."""
+    pseudonym = f"pseudonym of {annotator}"
+    gateway.execute("INSERT INTO annotator VALUES (%s, %s, 0) ON CONFLICT DO NOTHING", pseudonym, annotator)
     gateway.execute(
         "INSERT INTO feedback (feedback_id, prediction_id, text_id, kind, label, annotator, sampled, given)"
         " VALUES (%s, %s, %s, 'correction', %s, %s, %s, 0)",
-        f"f{number}", p.prediction_id, p.text_id, label, annotator, sampled,
+        f"f{number}", p.prediction_id, p.text_id, label, pseudonym, sampled,
     )  # fmt: skip
 
 

@@ -121,7 +121,8 @@ def test_one_takes_ones_own_word_back_and_an_operator_anyones(start: Start, data
     answer = gateway.client.delete("/v1/feedback/w1", headers=ann)
     assert (answer.status_code, answer.json()) == (202, {"feedback_id": withdrawal_id("w1"), "kind": "withdrawal"})
     assert gateway.client.delete("/v1/feedback/w2", headers=boss).status_code == 202
-    words = [(word.withdraws, word.annotator, word.role, word.text_id) for word in published(gateway)]
+    who = dict(gateway.execute("SELECT pseudonym, name FROM annotator"))
+    words = [(word.withdraws, who[word.annotator], word.role, word.text_id) for word in published(gateway)]
     assert words == [
         ("w1", "ann", "annotator", PREDICTION.text_id), ("w2", "boss", "operator", PREDICTION.text_id),
     ]  # fmt: skip

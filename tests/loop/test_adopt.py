@@ -96,12 +96,12 @@ def test_its_challenger_is_a_fresh_head_over_the_same_encoder(set_up: Bench, mul
     promote(set_up, version)
     set_up.rows(
         "INSERT INTO text (text_id, cluster, body, source, language, marks, event_time, received)"
-        " VALUES ('a', 'a', '公司利润下跌', 'wire', 'zh', '{}', 1, 1) RETURNING 1"
+        " VALUES ('b', 'b', '公司利润下跌', 'wire', 'zh', '{}', 1, 1) RETURNING 1"
     )
     set_up.rows(
         "INSERT INTO example (example_id, feedback_id, prediction_id, text_id, cluster, predicted, label, model, epoch,"
         " annotator, sampled, holdout, given)"
-        " VALUES ('e', 'f', 'p', 'a', 'a', 'neutral', 'positive', 'm1', 1, 'ana', false, false, 1) RETURNING 1"
+        " VALUES ('e', 'f', 'p', 'b', 'b', 'neutral', 'positive', 'm1', 1, 'ana', false, false, 1) RETURNING 1"
     )
     said: list[str] = []
     outcome = run.train_once(set_up.settings, "command", said.append)

@@ -71,8 +71,8 @@ def test_it_is_found_in_the_tables(bench: Bench) -> None:
         bench.rows(
             "INSERT INTO example (example_id, feedback_id, prediction_id, text_id, cluster, predicted, label, model,"
             " epoch, annotator, sampled, holdout, given)"
-            " VALUES (%s, 'f', 'p', %s, 'c', 'neutral', %s, 'm1', 1, 'ana', %s, false, %s) RETURNING 1",
-            f"{text}{given}", text, label, sampled, given,
+            " VALUES (%s, 'f', 'p', %s, %s, 'neutral', %s, 'm1', 1, 'ana', %s, false, %s) RETURNING 1",
+            f"{text}{given}", text, text, label, sampled, given,
         )  # fmt: skip
     found = look(bench).comparison
     assert found is not None

@@ -6,6 +6,7 @@ import json
 from contextlib import closing
 from typing import Any
 
+import manifests
 import msgspec
 import pytest
 import redis
@@ -29,8 +30,6 @@ from services.stream.bus import Outgoing, read_to_end
 from services.stream.errors import Rejected
 from services.stream.events import ERASED, RawText, encode, text_id
 from services.trainer import dataset
-from services.trainer.dataset import Cut
-from services.trainer.manifest import Entry, Manifest, keep
 from services.trainer.setup import register_bundled
 
 HOW = Request("oda")
@@ -63,19 +62,17 @@ def learn(bench: Bench, version: str, parent: str | None, upto: int, started: in
         " ORDER BY text_id, position DESC",
         upto, started,
     )  # fmt: skip
-    entries = tuple(Entry("learn", example, text, "positive", 1.0, (example,)) for example, text in taught)
-    found = Manifest(entries, (), Cut({}, 0, 0), {})
+    found, content = manifests.taught(taught)
     bench.rows(
         "INSERT INTO model_version (version, parent, card, files, created) VALUES (%s, %s, %s, '{}', %s) RETURNING 1",
-        version, parent, json.dumps({"dataset": found.hash}), started,
+        version, parent, json.dumps({"dataset": found}), started,
     )  # fmt: skip
     bench.rows(
         "INSERT INTO training_run (trigger, state, upto, detail, started) VALUES ('t', 'refused', %s, %s, %s)"
         " RETURNING 1",
         upto, json.dumps({"version": version}), started,
     )  # fmt: skip
-    with database(bench.settings) as cursor:
-        keep(cursor, 1, found)
+    bench.rows("INSERT INTO manifest VALUES (%s, %s, 1) ON CONFLICT DO NOTHING RETURNING 1", found, content)
 
 
 def example(bench: Bench, name: str, text: str, annotator: str = "p1", holdout: bool = False) -> None:

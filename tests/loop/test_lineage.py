@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from loop.conftest import Bench
 from loop.makers import clean_text, prediction, published
 from loop.scoring import add_model, database
+from manifests import taught
 
 from services import store
 from services.cli import main
@@ -55,10 +56,12 @@ def learned(bench: Bench, engine: Engine) -> tuple[Bench, str, str]:
             name, name, name, cluster, label, number,
         )  # fmt: skip
     bench.rows("INSERT INTO annotator VALUES ('p1', 'ana', 1) RETURNING 1")
+    found, content = taught([(name, name) for name in ("near", "far", "confirmed", "own")])
+    bench.rows("INSERT INTO manifest VALUES (%s, %s, 1) RETURNING 1", found, content)
     bench.rows(
-        "INSERT INTO training_run (trigger, state, upto, detail, started)"
-        " VALUES ('t', 'refused', 9, %s, 5) RETURNING 1",
-        json.dumps({"version": version}),
+        "UPDATE model_version SET card = card || %s WHERE version = %s RETURNING 1",
+        json.dumps({"dataset": found}),
+        version,
     )
     return bench, version, asked.prediction_id
 

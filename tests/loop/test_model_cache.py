@@ -47,12 +47,12 @@ def test_the_trainer_uses_it(cached: Bench, tmp_path: Path, monkeypatch: pytest.
         raise Opened
 
     monkeypatch.setattr(run, "challenge", challenge)
-    cached.bus.publish([clean_text("a"), published(prediction("a"))])
+    cached.bus.publish([clean_text("b"), published(prediction("b"))])
     cached.run(store.serve, lambda: cached.caught_up(store.GROUP, *store.TOPICS))
     cached.rows(
         "INSERT INTO example (example_id, feedback_id, prediction_id, text_id, cluster, predicted, label, model, epoch,"
         " annotator, sampled, holdout, given)"
-        " VALUES ('e', 'f', 'p', 'a', 'a', 'neutral', 'positive', 'm1', 1, 'ana', false, false, 1) RETURNING 1"
+        " VALUES ('e', 'f', 'p', 'b', 'b', 'neutral', 'positive', 'm1', 1, 'ana', false, false, 1) RETURNING 1"
     )
     with pytest.raises(Opened):
         run.train_once(cached.settings, "test", lambda _: None)
