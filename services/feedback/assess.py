@@ -8,7 +8,7 @@ can be had again.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, Literal, NamedTuple
 
 import msgspec
@@ -103,9 +103,13 @@ def taught(cursor: Cursor, before: Before | None = None) -> dict[str, Taught]:
     are now."""
     judged = judgement(cursor, before)
     flagged = _flagged(cursor, before, judged.trusted())
-    stories = [story for story in judged.consensus if story.carrier and story.item not in flagged]
     cursor.execute("SELECT example_id FROM example WHERE holdout")
-    held_out = {example for (example,) in cursor.fetchall()}
+    return weighed(judged, flagged, {example for (example,) in cursor.fetchall()})
+
+
+def weighed(judged: Judgement, flagged: Collection[str], held_out: Collection[str]) -> dict[str, Taught]:
+    """By the example that carries it, each story, but for the `flagged`; examples `held_out` take nobody's share."""
+    stories = [story for story in judged.consensus if story.carrier and story.item not in flagged]
     weights = _capped([s for s in stories if s.carrier not in held_out], judged)
     found = {}
     for story in stories:

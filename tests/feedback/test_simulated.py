@@ -5,32 +5,15 @@ from __future__ import annotations
 from functools import cache
 
 import pytest
-from feedback.simulated import (
-    Says,
-    Taught,
-    believing_everyone,
-    flips,
-    honest,
-    knows_gold,
-    labelled,
-    looked,
-    one_sided,
-    patient,
-    targets,
-    taught,
-)
+from feedback.simulated import Taught, believing_everyone, labels, looked, taught
 
-HONEST = 7
-
-
-def desk(attack: Says) -> dict[str, Says]:
-    return {f"honest{n}": honest for n in range(HONEST)} | {f"hostile{n}": attack for n in range(10 - HONEST)}
+from ops.bench.learning.desk import Says, desk, flips, honest, knows_gold, one_sided, patient, targets
 
 
 @cache
 def clean(seed: int) -> Taught:
     """The same desk with ten honest readers."""
-    words = labelled(desk(honest), seed)
+    words = labels(desk(honest), seed)
     return taught(words, looked(words.words)[0])
 
 
@@ -39,7 +22,7 @@ def clean(seed: int) -> Taught:
 @pytest.mark.parametrize("knows", [False, True], ids=["", "knows gold"])
 def test_what_is_taught_stays_right(attack: Says, knows: bool, seed: int) -> None:
     best = clean(seed)
-    words = labelled(desk(knows_gold(attack) if knows else attack), seed)
+    words = labels(desk(knows_gold(attack) if knows else attack), seed)
     judged, _ = looked(words.words)
     found, without = taught(words, judged), believing_everyone(words)
     assert found.right > best.right - 0.02, "by weight, of all that is taught"
@@ -50,9 +33,9 @@ def test_what_is_taught_stays_right(attack: Says, knows: bool, seed: int) -> Non
 
 @pytest.mark.parametrize("attack", [flips, patient, targets])
 def test_the_hostile_end_in_quarantine_and_the_honest_stay(attack: Says) -> None:
-    judged, findings = looked(labelled(desk(knows_gold(attack)), 2).words)
+    judged, findings = looked(labels(desk(knows_gold(attack)), 2).words)
     states = {annotator.name: annotator.state for annotator in judged.annotators}
-    assert {states[f"honest{n}"] for n in range(HONEST)} == {"qualified"}
+    assert {states[f"honest{n}"] for n in range(7)} == {"qualified"}
     reason = "ticker" if attack is targets else "turned"
     held = {finding.annotator for finding in findings if finding.reason == reason}
     assert {name for name in states if name.startswith("hostile")} <= held

@@ -16,13 +16,11 @@ import numpy as np
 from scipy.optimize import isotonic_regression
 
 from ops.bench.common import console
-from ops.bench.learning.streams import Stream, Texts, chosen, one_hot, right
+from ops.bench.learning.streams import Stream, Texts, challenger, right
 from services.review import ranking
 from services.review.ranking import Candidate
 from services.score.head import Head
 from services.stream.events import LABELS
-from services.trainer.dataset import LIVE_REPLAY, LIVE_WEIGHT, REPLAY_WEIGHT
-from services.trainer.head import fit
 
 STEP: Final = 50
 MOST: Final = 1_000
@@ -44,17 +42,17 @@ def run(stream: Stream, seeds: int) -> dict[str, Any]:
         for name, pick in arms.items():
             new[name][seed], old[name][seed] = _curve(stream, pick, seed)
         console.print(f"  {stream.name}, seed {seed}: " + ", ".join(f"{n} {new[n][seed][-1]:.3f}" for n in arms))
-    everything = _challenger(stream, stream.pool, np.arange(len(stream.pool.labels)), stream.pool.labels, 0)
+    everything = challenger(stream, stream.champion, range(len(stream.pool.labels)), stream.pool.labels)
     at = [budget // STEP for budget in SHOWN]
     return {
         "tested": len(stream.new.labels),
         "pool": len(stream.pool.labels),
         "seeds": seeds,
-        "accuracy": {name: dict(zip(SHOWN, _summaries(found[:, at]), strict=True)) for name, found in new.items()},
+        "accuracy": {name: dict(zip(SHOWN, _columns(found[:, at]), strict=True)) for name, found in new.items()},
         "everything": round(float(right(everything, stream.new).mean()), 4),
-        "gain_at_500": _summary(new["queue"][:, 500 // STEP] - new["queue"][:, 0]),
-        "old_source": {name: dict(zip(SHOWN, _summaries(found[:, at]), strict=True)) for name, found in old.items()},
-        "forgotten": {name: _summary(found[:, 0] - found[:, 500 // STEP]) for name, found in old.items()},
+        "gain_at_500": summary(new["queue"][:, 500 // STEP] - new["queue"][:, 0]),
+        "old_source": {name: dict(zip(SHOWN, _columns(found[:, at]), strict=True)) for name, found in old.items()},
+        "forgotten": {name: summary(found[:, 0] - found[:, 500 // STEP]) for name, found in old.items()},
         "labels_for_randoms_500": _needed(new["queue"], new["random"]),
     }
 
@@ -71,8 +69,7 @@ def _curve(stream: Stream, pick: Picker, seed: int) -> tuple[np.ndarray, np.ndar
         picked = pick(stream.pool, open_, head, random)
         open_[picked] = False
         seen += picked.tolist()
-        numbers = np.array(seen)
-        head = _challenger(stream, stream.pool, numbers, said[numbers], seed)
+        head = challenger(stream, stream.champion, seen, said[seen], seed=seed)
         points.append((right(head, stream.new).mean(), right(head, stream.old).mean()))
     new, old = np.array(points).T
     return new, old
@@ -82,17 +79,6 @@ def _said(labels: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """What readers of `SKILL` say."""
     slips = (labels + random.integers(1, len(LABELS), len(labels))) % len(LABELS)
     return np.where(random.random(len(labels)) < SKILL, labels, slips)
-
-
-def _challenger(stream: Stream, pool: Texts, numbers: np.ndarray, said: np.ndarray, seed: int) -> Head:
-    """As the trainer's: from the champion, with replay of the shipped texts and of its own answers."""
-    order = np.random.default_rng([seed, 2]).permutation(len(pool.labels))
-    live = chosen(pool, order[~np.isin(order, numbers)][:LIVE_REPLAY])
-    parts = (pool.features[numbers], stream.replay.features, live.features)
-    answers = stream.champion.probabilities(live.features, 1.0).astype(np.float32)
-    targets = np.concatenate([one_hot(said), one_hot(stream.replay.labels), answers])
-    weights = np.repeat(np.array([1.0, REPLAY_WEIGHT, LIVE_WEIGHT], np.float32), [len(part) for part in parts])
-    return fit(np.concatenate(parts), targets, weights, init=stream.champion, seed=seed)
 
 
 def _random(_: Texts, open_: np.ndarray, __: Head, random: Random) -> np.ndarray:
@@ -139,12 +125,12 @@ def _monotone(curve: np.ndarray) -> np.ndarray:
     return fitted
 
 
-def _summaries(columns: np.ndarray) -> list[dict[str, float]]:
-    return [_summary(column) for column in columns.T]
+def _columns(columns: np.ndarray) -> list[dict[str, float]]:
+    return [summary(column) for column in columns.T]
 
 
-def _summary(values: np.ndarray) -> dict[str, float]:
-    """Mean, and its 95 % interval by Student's t."""
+def summary(values: np.ndarray) -> dict[str, float]:
+    """Mean, and its 95 % interval by Student's t; over seeds."""
     from scipy.stats import t
 
     reach = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else 0.0

@@ -16,6 +16,7 @@ from services.score.head import Head
 from services.stream.events import LABELS
 from services.trainer import recipe
 from services.trainer.copies import pairs
+from services.trainer.dataset import LIVE_REPLAY, LIVE_WEIGHT, REPLAY_WEIGHT
 from services.trainer.head import fit
 from services.trainer.recipe import Example
 
@@ -47,6 +48,8 @@ class Stream(NamedTuple):
     """The rest of the new source, for readers to look at."""
     replay: Texts
     """The shipped texts that each run learns from again."""
+    anchor: Texts
+    """Those that measure forgetting in the gate."""
 
 
 class _Split(NamedTuple):
@@ -67,9 +70,11 @@ def streams(data: Path) -> list[Stream]:
     found = [*split.learn, *split.apart, *split.measure["tfns_valid"], *split.measure["sentfin_holdout"]]
     runtime = open_runtime(Encoding(find()), device="cpu", cache=ROOT / "var" / "models")
     sets = {name: _split(_texts(found, name, runtime)) for name in ("tfns", "sentfin")}
-    replay = _texts(found, "anchor", runtime)
+    shipped = _texts(found, "anchor", runtime), _texts(split.measure["anchor"], "anchor", runtime)
     return [
-        Stream(f"{old} to {new}", _champion(sets[old].rest), sets[old].tested, sets[new].tested, sets[new].rest, replay)
+        Stream(
+            f"{old} to {new}", _champion(sets[old].rest), sets[old].tested, sets[new].tested, sets[new].rest, *shipped
+        )
         for old, new in (("tfns", "sentfin"), ("sentfin", "tfns"))
     ]
 
@@ -78,6 +83,31 @@ def chosen(texts: Texts, numbers: np.ndarray) -> Texts:
     """Some of them, int[k] or bool[n]."""
     names = np.arange(len(texts.texts))[numbers]
     return Texts([texts.texts[n] for n in names], texts.features[names], texts.labels[names])
+
+
+def challenger(
+    stream: Stream,
+    champion: Head,
+    numbers: Sequence[int],
+    said: np.ndarray,
+    weights: np.ndarray | None = None,
+    seed: int = 0,
+) -> Head:
+    """As the trainer's: from the champion, with replay of the shipped texts and of its own answers.
+
+    Args:
+        numbers: of texts of the pool, n.
+        said: int[n], what readers say these are; `weights` float32[n], 1 without.
+    """
+    pool = stream.pool
+    order = np.random.default_rng([seed, 2]).permutation(len(pool.labels))
+    live = chosen(pool, order[~np.isin(order, numbers)][:LIVE_REPLAY])
+    parts = (pool.features[[*numbers]], stream.replay.features, live.features)
+    answers = champion.probabilities(live.features, 1.0).astype(np.float32)
+    counts = np.ones(len(said), np.float32) if weights is None else weights
+    rest = np.repeat(np.array([REPLAY_WEIGHT, LIVE_WEIGHT], np.float32), [len(part) for part in parts[1:]])
+    targets = np.concatenate([one_hot(said), one_hot(stream.replay.labels), answers])
+    return fit(np.concatenate(parts), targets, np.concatenate([counts, rest]), init=champion, seed=seed)
 
 
 def _texts(examples: Sequence[Example], source: str, runtime: Runtime) -> Texts:
