@@ -91,10 +91,10 @@ class TickerLoop:
             [*COMMAND, *arguments], env=self.environment, capture_output=True, text=True, timeout=timeout
         )
 
-    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+    def start(self, *arguments: str, stdin: int | None = None) -> subprocess.Popen[bytes]:
         """A tickerloop command beside."""
         with (self.data / "command.out").open("ab") as out:
-            return subprocess.Popen([*COMMAND, *arguments], env=self.environment, stdout=out, stderr=out)
+            return subprocess.Popen([*COMMAND, *arguments], env=self.environment, stdin=stdin, stdout=out, stderr=out)
 
     def status(self) -> dict[str, Any]:
         """`tickerloop status --json`."""

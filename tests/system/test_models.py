@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -16,9 +18,12 @@ from system.texts import Story, write
 
 pytestmark = pytest.mark.system
 
-COUNT = 4_000
-RATE = "150"
-"""Texts per second: each of the changes in their middle waits for two scorers to prepare."""
+COUNT = 12_000
+"""There for a slow machine; a change waits for two scorers to prepare, and the stream ends after the last one."""
+RATE = 100
+"""Texts per second."""
+BETWEEN = 150
+"""Texts scored before each change."""
 FIRST = 180
 RETRAIN_AFTER = 80
 """Reached by the words on `FIRST` texts, of which some are held out or refused, once and not twice."""
@@ -38,7 +43,9 @@ class Corpus(NamedTuple):
 
 @pytest.fixture(scope="module")
 def loop(shared_folder: Path) -> Iterator[TickerLoop]:
-    settings = {"TICKERLOOP_RETRAIN_AFTER": str(RETRAIN_AFTER), "TICKERLOOP_RETRAIN_BELOW": "0"}
+    settings = {
+        "TICKERLOOP_RETRAIN_AFTER": str(RETRAIN_AFTER), "TICKERLOOP_RETRAIN_BELOW": "0", "TICKERLOOP_SHADOW_TEXTS": "0",
+    }  # fmt: skip
     with TickerLoop(shared_folder, settings=settings, options=("--replicas", "score=2")) as running:
         yield running
 
@@ -72,6 +79,46 @@ def challenger(loop: TickerLoop) -> str:
     """A registered model that is not in service."""
     found = json.loads(loop.run("models", "list", "--json"))
     return next(str(version["version"]) for version in found if not version["champion"])
+
+
+class Feed:
+    """Lines given to an `ingest` that reads its standard input, at `RATE`, until stopped."""
+
+    def __init__(self, loop: TickerLoop, lines: list[str]) -> None:
+        self._ingest = loop.start(
+            "ingest", "-", "--format", "jsonl", "--id-field", "id", "--rate", str(2 * RATE), stdin=subprocess.PIPE
+        )
+        self._stop = threading.Event()
+        self.sent: list[str] = []
+        self._thread = threading.Thread(target=self._run, args=(lines,))
+        self._thread.start()
+
+    def _run(self, lines: list[str]) -> None:
+        assert self._ingest.stdin
+        with self._ingest.stdin as pipe:
+            for start in range(0, len(lines), RATE // 10):
+                if self._stop.wait(0.1):
+                    return
+                part = lines[start : start + RATE // 10]
+                pipe.write("".join(part).encode())
+                pipe.flush()
+                self.sent += part
+
+    def going_on(self) -> bool:
+        return self._thread.is_alive() and self._ingest.poll() is None
+
+    def stop(self) -> int:
+        """The command's exit code."""
+        self._stop.set()
+        self._thread.join()
+        return self._ingest.wait(120)
+
+
+def sent(stories: dict[str, Story], lines: list[str]) -> dict[str, Story]:
+    """The stories as far as they stand in `lines`."""
+    there = {json.loads(line)["id"] for line in lines}
+    parts = {name: story._replace(ids=[i for i in story.ids if i in there]) for name, story in stories.items()}
+    return {name: story for name, story in parts.items() if story.ids}
 
 
 def change(loop: TickerLoop, *arguments: str) -> int:
@@ -148,18 +195,25 @@ def test_a_model_that_there_is_none_of(loop: TickerLoop, arguments: tuple[str, .
 
 def test_models_change_in_mid_stream_and_no_text_is_lost_or_scored_by_two(loop: TickerLoop, corpus: Corpus) -> None:
     (start,) = loop.rows("SELECT max(position) FROM prediction")[0]
+    first = corpus.first.read_text().splitlines()
     other = challenger(loop)
-    feeding = loop.start("ingest", str(corpus.rest), "--id-field", "id", "--rate", RATE)
+    feed = Feed(loop, corpus.rest.read_text().splitlines(keepends=True))
     epochs = [champion(loop)["epoch"]]
     there, back = ("promote", other), ("rollback",)
-    for share, arguments in ((0.05, there), (0.15, back), (0.25, there), (0.35, back), (0.45, there)):
-        query = f"SELECT count(*) FROM prediction WHERE position > {start}"  # noqa: S608 (our own)
-        eventually(lambda q=query, n=share * COUNT: loop.rows(q)[0][0] >= n, 60, f"no progress to {share:.0%}")
-        assert feeding.poll() is None, "the stream ended too soon to change anything in its middle"
-        epochs.append(change(loop, *arguments))
-    assert feeding.wait(120) == 0
+    scored = f"SELECT count(*) FROM prediction WHERE position > {start}"  # noqa: S608 (our own)
+    try:
+        for arguments in (there, back, there, back, there):
+            wanted = loop.rows(scored)[0][0] + BETWEEN
+            eventually(lambda n=wanted: loop.rows(scored)[0][0] >= n, 60, "the stream doesn't go on")
+            assert feed.going_on(), "the stream ended too soon to change anything in its middle"
+            epochs.append(change(loop, *arguments))
+        wanted = loop.rows(scored)[0][0] + BETWEEN
+        eventually(lambda: loop.rows(scored)[0][0] >= wanted, 60, "the stream doesn't go on")
+    finally:
+        ended = feed.stop()
+    assert ended == 0
     loop.run("status", "--wait")
-    accounted(loop.status(), (i for (i,) in loop.rows(SCORED)), corpus.stories)
+    accounted(loop.status(), (i for (i,) in loop.rows(SCORED)), sent(corpus.stories, first + feed.sent))
     in_order(loop.rows(ORDER))
     champions = {row["epoch"]: row["version"] for row in ledger(loop) if row["action"] in CHANGES}
     rows = loop.rows(
