@@ -109,7 +109,7 @@ def settings(request: pytest.FixtureRequest, database: str, tmp_path: Path) -> I
         if request.param == "kafka":
             broker: Broker = request.getfixturevalue("kafka_broker")
             found = msgspec.structs.replace(found, bus=f"kafka://{broker.bootstrap}", deployment=tmp_path.name)
-            _forget_topics(broker)
+            forget_topics(broker)
         with closing(found.open_bus("setup")) as bus:
             bus.create_topics()
             register_bundled(bus)
@@ -122,7 +122,8 @@ def settings(request: pytest.FixtureRequest, database: str, tmp_path: Path) -> I
         yield found
 
 
-def _forget_topics(broker: Broker) -> None:
+def forget_topics(broker: Broker) -> None:
+    """A session has one broker: an empty log for who needs one."""
     with closing(client.admin(broker.bootstrap)) as admin:
         ours = [name for name in admin.list_topics() if not name.startswith("__")]
         if ours:

@@ -11,7 +11,7 @@ from contextlib import closing
 import msgspec
 import pytest
 from kafka_broker import Broker
-from loop.conftest import Bench
+from loop.conftest import Bench, forget_topics
 from loop.makers import feedback, prediction, published
 
 from services import store
@@ -289,6 +289,7 @@ def test_a_withdrawal_reaches_the_trainer_behind_its_word(settings: Settings, va
 @pytest.mark.kafka
 def test_ends_of_transactions_on_kafka_are_not_waited_for(database: str, kafka_broker: Broker) -> None:
     """After a transaction the end of `predictions` lies past the last record, where the store never comes."""
+    forget_topics(kafka_broker)
     settings = Settings(database=database, bus=f"kafka://{kafka_broker.bootstrap}", partitions=1)
     place = TopicPartition(topics.PREDICTIONS, 0)
     with closing(settings.open_bus("test")) as bus:

@@ -7,30 +7,40 @@ import random
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import psutil
 import pytest
+import torch
 from loop.conftest import Bench
 from loop.makers import clean_text, prediction, published
 from loop.scoring import eventually
+from psycopg2.extensions import cursor as Cursor
 from safetensors import safe_open
+from score import shapes
+from transformers import BertModel
 
 from services import cli, status, store
 from services.score import artifact
-from services.score.engine import open_engine
+from services.score.artifact import Model
+from services.score.base import Encoding, find
+from services.score.engine import embed, open_engine, open_runtime
+from services.stream.bus import Outgoing
 from services.stream.errors import Misconfigured
-from services.stream.events import in_holdout
-from services.trainer import registry, run, service
+from services.stream.events import LABELS, in_holdout
+from services.trainer import beside, registry, run
+from services.trainer.anchors import anchors
 from services.trainer.beside import NICE
 from services.trainer.checkpoint import FOLDER
+from services.trainer.head import fit
 from services.trainer.progress import Training, under_way
 from services.trainer.setup import register_bundled
 
 ROOT = Path(__file__).parents[2]
-KILLS = 3
 TEXTS = (
     "Copper rallies as a mine strike drags on", "Bumper harvest expected across the plains", "Wheat falls on rain",
     "Refinery outage lifts crack spreads", "Zinc stocks pile up in the warehouses", "Frost threatens the coffee crop",
@@ -39,11 +49,42 @@ TEXTS = (
 )  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """A head over a BERT of random weights, whose steps take milliseconds."""
+    folder = tmp_path_factory.mktemp("bert")
+    vocabulary = shapes.tokenizer("bert", folder)
+    torch.manual_seed(1)
+    BertModel(shapes.CONFIGS["bert"](vocab_size=vocabulary)).save_pretrained(folder, safe_serialization=True)
+    encoding = Encoding(find(str(folder)))
+    features = embed(open_runtime(encoding, device="cpu", threads=1), [a.text for a in anchors()])
+    labels = np.eye(3, dtype=np.float32)[[LABELS.index(a.label) for a in anchors()]]
+    head = fit(features, labels, np.ones(len(labels), np.float32))
+    examples = dict(zip([a.text for a in anchors()[:3]], features, strict=False))
+    return artifact.make(head, 1.0, encoding, dataset="", parent=None, metrics={}, examples=examples, languages=("en",))
+
+
+def promoted(bench: Bench, model: Model) -> None:
+    def write(cursor: Cursor) -> list[Outgoing]:
+        registry.register(cursor, model.card.version, None, artifact.files_of(model))
+        row = registry.decide(
+            cursor, "promote", model.card.version, actor="setup", reason="a test", evidence={}, expected_epoch=0
+        )
+        return [registry.announcement(row)]
+
+    bench.bus.write(write)
+
+
 @pytest.fixture
-def labelled(bench: Bench) -> Bench:
-    """A promoted model, texts that people labelled, and some that nobody did."""
-    bench.settings = msgspec.structs.replace(bench.settings, device="cpu", threads=1, checkpoint_s=0.2)
-    register_bundled(bench.bus)
+def labelled(bench: Bench, tiny: Model) -> Bench:
+    """The tiny champion, and labels on texts."""
+    promoted(bench, tiny)
+    return words(bench)
+
+
+def words(bench: Bench) -> Bench:
+    """Texts that people labelled, and some that nobody did."""
+    bench.settings = msgspec.structs.replace(bench.settings, device="cpu", threads=1, checkpoint_s=0.3)
     names = [name for number in range(40) if not in_holdout(name := f"t{number}")][: len(TEXTS)]
     events = [e for n, text in zip(names, TEXTS, strict=True) for e in (clean_text(n, text), published(prediction(n)))]
     bench.bus.publish(events)
@@ -59,8 +100,11 @@ def labelled(bench: Bench) -> Bench:
     return bench
 
 
-def started(bench: Bench, method: str) -> subprocess.Popen[str]:
-    command = [sys.executable, str(Path(__file__).with_name("finetune_run.py")), method]
+EPOCHS = 40
+
+
+def started(bench: Bench, method: str, epochs: int = EPOCHS) -> subprocess.Popen[str]:
+    command = [sys.executable, str(Path(__file__).with_name("finetune_run.py")), method, str(epochs)]
     environment = os.environ | bench.settings.environment() | {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
@@ -80,37 +124,38 @@ def step_kept(bench: Bench) -> int:
     return 0
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
-def test_a_run_killed_again_and_again_makes_the_same_model(labelled: Bench, method: str) -> None:
+@pytest.mark.parametrize(("method", "kills"), [("lora", 2), ("full", 1)])
+def test_a_run_killed_again_and_again_makes_the_same_model(labelled: Bench, method: str, kills: int) -> None:
     chance = random.Random(method)
     kept = [0]
-    for _ in range(KILLS):
+    for _ in range(kills):
         process = started(labelled, method)
         eventually(lambda: step_kept(labelled) > kept[-1], "no checkpoint came", 200)
-        time.sleep(chance.uniform(0.0, 0.6))
+        time.sleep(chance.uniform(0.0, 0.3))
         process.kill()
         process.communicate()
         kept.append(step_kept(labelled))
     killed = len(labelled.rows("SELECT 1 FROM training_run"))
-    assert killed == KILLS and kept == sorted(set(kept)), "each went on from where the one before was"
+    assert killed == kills and kept == sorted(set(kept)), "each went on from where the one before was"
     version = ended(started(labelled, method))
     assert not (labelled.settings.data_folder / FOLDER).exists()
     states = [state for (state,) in labelled.rows("SELECT state FROM training_run ORDER BY run")]
-    assert states == ["failed"] * KILLS + ["refused"]
+    assert states == ["failed"] * kills + ["refused"]
     assert ended(started(labelled, method)) == version
     assert labelled.rows("SELECT count(DISTINCT version) FROM ledger WHERE actor = 'trainer'") == [(1,)]
-    adapters = "SELECT count(DISTINCT card ->> 'adapter') FROM model_version"
+    adapters = "SELECT count(DISTINCT coalesce(card ->> 'adapter', '')) FROM model_version"
     assert labelled.rows(adapters) == [(2,)], "its encoder has learned nothing"
 
 
-def test_what_is_registered_is_an_adapter_and_a_head_that_serve(labelled: Bench) -> None:
-    version = ended(started(labelled, "lora"))
-    with closing(labelled.settings.connector("test")()) as connection, connection.cursor() as cursor:
-        folder = registry.fetch(cursor, version, labelled.settings.model_cache)
+def test_what_is_registered_is_an_adapter_and_a_head_that_serve(bench: Bench) -> None:
+    register_bundled(bench.bus)
+    version = ended(started(words(bench), "lora", 1))
+    with closing(bench.settings.connector("test")()) as connection, connection.cursor() as cursor:
+        folder = registry.fetch(cursor, version, bench.settings.model_cache)
     parent, tuned = artifact.load(artifact.bundled()), artifact.load(folder)
     assert tuned.card.parent == parent.card.version and tuned.card.base == parent.card.base
     assert tuned.adapter.keys() == parent.adapter.keys() and tuned.card.adapter != parent.card.adapter
-    open_engine(folder, device="cpu", threads=1, cache=labelled.settings.model_cache)  # gives its stored answers
+    open_engine(folder, device="cpu", threads=1, cache=bench.settings.model_cache)  # gives its stored answers
 
 
 def training(bench: Bench) -> Training | None:
@@ -139,19 +184,20 @@ def test_how_far_a_run_is_can_be_seen_until_it_dies(labelled: Bench, capsys: pyt
     assert labelled.rows("SELECT state FROM training_run") == [("running",)]
 
 
-def test_the_trainer_has_a_child_of_low_priority_train(labelled: Bench) -> None:
-    labelled.settings = msgspec.structs.replace(labelled.settings, method="head", retrain_after=9)
-    own, nice = psutil.Process(), []
-
-    def decided() -> bool:
-        for child in own.children():
-            with suppress(psutil.Error):  # it may just have ended
-                nice.extend([child.nice()] if "services.trainer.beside" in child.cmdline() else [])
-        return bool(labelled.rows("SELECT 1 FROM training_run WHERE state IN ('promoted', 'refused')"))
-
-    labelled.run(service.serve, decided, timeout=200)
-    assert labelled.rows("SELECT trigger, detail ->> 'method' FROM training_run") == [("volume", "head")]
-    assert max(nice) == own.nice() + NICE
+def test_a_run_is_a_child_of_low_priority(labelled: Bench) -> None:
+    labelled.settings = msgspec.structs.replace(labelled.settings, method="head")
+    context, own, nice = labelled.context("trainer"), psutil.Process(), []
+    with ThreadPoolExecutor() as pool:
+        done = pool.submit(beside.train, context, "volume")
+        while not done.done():
+            for child in own.children():
+                with suppress(psutil.Error):  # it may just have ended
+                    nice.extend([child.nice()] if "services.trainer.beside" in child.cmdline() else [])
+            time.sleep(0.01)
+    assert done.result() and max(nice) == own.nice() + NICE
+    assert labelled.rows("SELECT trigger, state, detail ->> 'method' FROM training_run") == [
+        ("volume", "refused", "head")
+    ]
 
 
 PARENT = """

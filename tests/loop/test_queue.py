@@ -37,8 +37,8 @@ def database(settings: Settings) -> Iterator[Cursor]:
 def example(name: str, label: int, given: int = 1) -> Outgoing:
     event = Example(
         example_id=f"{name}-{given}", feedback_id=f"w-{name}-{given}", prediction_id="p", text_id=name, cluster=name,
-        predicted="neutral", label=LABELS[label], model="m", epoch=1, annotator="ana", sampled=in_holdout(name),
-        holdout=in_holdout(name), given=given,
+        predicted="neutral", label=LABELS[label], model="m", epoch=1, annotator="ana", role="operator",
+        sampled=in_holdout(name), holdout=in_holdout(name), given=given,
     )  # fmt: skip
     return Outgoing(topics.EXAMPLES, name.encode(), encode(event))
 
@@ -105,7 +105,7 @@ def _again(name: str, number: int) -> bytes:
 def desk(bench: Bench) -> Bench:
     """A champion, forty held-out texts that it got wrong, and ten others."""
     bench.settings = msgspec.structs.replace(
-        bench.settings, device="cpu", retrain_after=10, retrain_every_s=10**10, retrain_below=0
+        bench.settings, device="cpu", retrain_after=10, retrain_every_s=10**10, retrain_below=0, shadow_texts=0
     )
     register_bundled(bench.bus)
     with database(bench.settings) as cursor:

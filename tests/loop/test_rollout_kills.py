@@ -115,7 +115,7 @@ def trainer(quick: Settings, engine: Engine) -> Iterator[Trainer]:
     export = exported(engine.runtime.encoding).parent
     shutil.copytree(export, quick.model_cache / export.name)  # the processes needn't build it
     learnable = teach(quick, engine.card.version)
-    found = Trainer(msgspec.structs.replace(quick, retrain_after=learnable))
+    found = Trainer(msgspec.structs.replace(quick, retrain_after=learnable, retrain_cooldown_s=0))
     yield found
     found.kill()
 

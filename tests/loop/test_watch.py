@@ -43,8 +43,8 @@ def keep_texts(settings: Settings) -> None:
 def example(text_id: str, label: Label, *, given: int, sampled: bool = True, holdout: bool = True) -> Example:
     return Example(
         example_id=f"{text_id}-{given}", feedback_id="f", prediction_id="p", text_id=text_id, cluster=text_id,
-        predicted="neutral", label=label, model="m", epoch=1, annotator="ana", sampled=sampled, holdout=holdout,
-        given=given,
+        predicted="neutral", label=label, model="m", epoch=1, annotator="ana", role="operator", sampled=sampled,
+        holdout=holdout, given=given,
     )  # fmt: skip
 
 
