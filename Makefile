@@ -7,6 +7,7 @@ TORCH_INDEX ?=
 PIP_FLAGS = $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 BIN := $(VENV)/bin
+FAST := not kafka and not browser and not system
 READY := $(VENV)/.ready
 
 .PHONY: help setup demo test check up bench kafka kafka-stop format clean
@@ -33,12 +34,13 @@ up: $(READY)  ## everything on this machine until Ctrl-C
 check: $(READY)  ## the fast part: format, lint, types, pure tests
 	@$(BIN)/ruff format --check -q . && $(BIN)/ruff check -q .
 	@$(BIN)/mypy
-	@$(BIN)/pytest -m "not kafka and not browser and not system" -n 2 --maxfail 5
+	@$(BIN)/pytest -m "$(FAST)" -n 2 --maxfail 5
 
 test: $(READY)  ## everything this machine can run
 	@$(BIN)/ruff format --check -q . && $(BIN)/ruff check -q .
 	@$(BIN)/mypy
-	@$(BIN)/pytest
+	@$(BIN)/pytest -m "$(FAST)" -n 2
+	@$(BIN)/pytest -m "not ($(FAST))"
 
 bench: $(READY)  ## benchmarks, minutes each: make bench BENCH="live --runs 1", TEXTS=headlines.csv FIELD=title
 	@$(BIN)/python -m ops.bench $(BENCH) $(if $(TEXTS),--texts $(TEXTS)) $(if $(FIELD),--text-field $(FIELD))

@@ -1,5 +1,5 @@
-"""kill -9 at twenty random points of training runs and promotions: never two champions, never half a model, and the
-trainer that comes next goes on."""
+"""kill -9 at random points of training runs and promotions, twenty on the embedded log: never two champions, never half
+a model, and the trainer that comes next goes on."""
 
 from __future__ import annotations
 
@@ -28,8 +28,6 @@ from services.settings import Settings
 from services.stream.events import in_holdout
 from services.trainer import registry
 
-KILLS, TRAINING = 20, 8
-"""In all, and of training runs."""
 SEED = 5
 DESKS = ("energy", "metals_ags", "crypto")
 """Whose readers mean something else by good news than the bundled model: what they teach passes the gate."""
@@ -123,13 +121,20 @@ def trainer(quick: Settings, engine: Engine) -> Iterator[Trainer]:
 @pytest.mark.system
 @pytest.mark.timeout(1500)
 @pytest.mark.usefixtures("opened")
-def test_kills_leave_one_champion_and_whole_models(quick: Settings, trainer: Trainer, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("settings", "kills", "of_training"),
+    [("embedded", 20, 8), pytest.param("kafka", 6, 2, marks=pytest.mark.kafka)],
+    indirect=["settings"],
+)
+def test_kills_leave_one_champion_and_whole_models(
+    quick: Settings, trainer: Trainer, kills: int, of_training: int, tmp_path: Path
+) -> None:
     chance, scratch = random.Random(SEED), tmp_path / "scratch"
     training = trainer.dry_run()
     with Scorer(quick) as one, Scorer(quick, slot=1) as other:
         killed = 0
         trainer.start()
-        while killed < TRAINING:
+        while killed < of_training:
             eventually(lambda n=killed: runs(quick)[n + 1 :] == ["running"], "no training began", 120)  # type: ignore[misc]
             time.sleep(training * chance.random())
             if len(rows(quick)) > 2:
@@ -143,7 +148,7 @@ def test_kills_leave_one_champion_and_whole_models(quick: Settings, trainer: Tra
         assert runs(quick) == ["dry run", *["failed"] * killed, "passed"]
         challenger = rows(quick)[-1].version
         promoting = again(quick, challenger)
-        while killed < KILLS:
+        while killed < kills:
             again(quick, challenger, lambda: kill(trainer, promoting * chance.random()))
             killed += 1
             whole(quick, scratch)

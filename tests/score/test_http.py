@@ -110,8 +110,8 @@ def test_features_are_those_a_head_is_trained_on(client: httpx.Client, holder: H
     holder.held = Current(engine, "m2", 8)
     texts = ["Profit rises to a record", "Net loss widens again at the group, which cuts its dividend"]
     answer = decode(client.post("/features", json={"texts": texts}).content, type=Features)
-    rows = np.frombuffer(answer.values, "<f2").reshape(2, answer.width)
-    assert answer.encoder == engine.runtime.key
+    rows = np.frombuffer(answer.rows, "<f4").reshape(2, answer.width)
+    assert answer.key == engine.runtime.key
     np.testing.assert_allclose(rows, engine.embed(texts), rtol=1e-3, atol=1e-2)
     problem(client.post("/features", json={"texts": []}), 422)
     holder.failure = Transient("no model is in service yet")
