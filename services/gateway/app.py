@@ -46,6 +46,8 @@ ROUTES: Final[dict[Role, tuple[HTTPRouteHandler, ...]]] = {
         models.get_model,
         models.get_ledger,
         training.get_training,
+        training.get_runs,
+        training.get_curve,
         models.get_standing,
         health.get_status,
         health.get_metrics,

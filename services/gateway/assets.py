@@ -12,6 +12,9 @@ from litestar.handlers import HTTPRouteHandler
 
 FILES: Final = {
     "/": ("index.html", "text/html"),
+    "/learning": ("learning.html", "text/html"),
+    "/page/common.js": ("common.js", "text/javascript"),
+    "/page/learning.js": ("learning.js", "text/javascript"),
     "/page/page.js": ("page.js", "text/javascript"),
     "/page/page.css": ("page.css", "text/css"),
     "/page/icon.svg": ("icon.svg", "image/svg+xml"),

@@ -19,7 +19,7 @@ from services.stream import metrics
 SECURITY: Final = (
     (
         b"content-security-policy",
-        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
+        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self';"
         b" manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none';"
         b" require-trusted-types-for 'script'",
     ),

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx
+import msgspec
 import psycopg2
 
 from services import keys
@@ -21,6 +22,7 @@ from services.stream import topics
 from services.stream.bus import Bus, Outgoing, Record
 from services.stream.events import CleanText, ModelAction, ModelChange, Origin, Prediction, encode, prediction_id
 from services.trainer import registry
+from services.trainer.accuracy import accuracy
 
 
 class Running:
@@ -164,6 +166,17 @@ def register(gateway: Running, *versions: str) -> None:
 def decide(gateway: Running, path: str, epoch: int, **more: Any) -> Any:
     body = {"actor": "ops", "reason": "better", "expected_epoch": epoch} | more
     return gateway.client.post(f"/v1/models/{path}", json=body)
+
+
+def judged(gateway: Running, state: str, labels: int, right: int, **more: object) -> None:
+    """A run that came to a verdict on 300 held-out texts."""
+    verdict = {"champion": msgspec.to_builtins(accuracy([True] * 150 + [False] * 150)),
+               "challenger": msgspec.to_builtins(accuracy([True] * right + [False] * (300 - right)))}  # fmt: skip
+    detail = {"version": "v2", "epoch": 2, "method": "head", "learned_from": labels, "reason": "better", **more}
+    gateway.execute(
+        "INSERT INTO training_run (trigger, state, upto, detail, started, finished) VALUES ('volume', %s, 0, %s, 5, 9)",
+        state, json.dumps(detail | {"verdict": verdict}),
+    )  # fmt: skip
 
 
 SHADOW: dict[str, Any] = {"shadow": {"texts": 200, "agreement": {"rate": 0.71}}}

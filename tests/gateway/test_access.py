@@ -36,6 +36,9 @@ from services.supervisor.servers import PostgresServer
 
 TAKES: Final = {
     ("GET", "/"): None,
+    ("GET", "/learning"): None,
+    ("GET", "/page/common.js"): None,
+    ("GET", "/page/learning.js"): None,
     ("GET", "/page/page.js"): None,
     ("GET", "/page/page.css"): None,
     ("GET", "/page/icon.svg"): None,
@@ -56,6 +59,8 @@ TAKES: Final = {
     ("GET", "/v1/models/{version}"): "reader",
     ("GET", "/v1/ledger"): "reader",
     ("GET", "/v1/training"): "reader",
+    ("GET", "/v1/training/runs"): "reader",
+    ("GET", "/v1/training/curve.svg"): "reader",
     ("GET", "/v1/standing"): "reader",
     ("POST", "/v1/score"): "reader",
     ("POST", "/v1/explain"): "reader",

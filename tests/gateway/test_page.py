@@ -10,12 +10,26 @@ from http.server import ThreadingHTTPServer
 
 import httpx
 import pytest
-from gateway_kit import Running, Start, announce, bearer, clean, decide, made, new_key, outgoing, propose, register
+from gateway_kit import (
+    Running,
+    Start,
+    announce,
+    bearer,
+    clean,
+    decide,
+    judged,
+    made,
+    new_key,
+    outgoing,
+    propose,
+    register,
+)
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from services import doctor
 from services.stream import topics
 from services.stream.events import Feedback, decode, in_holdout
+from services.trainer import registry
 
 pytestmark = pytest.mark.browser
 
@@ -42,9 +56,10 @@ def page(chromium: Browser, gateway: Running) -> Iterator[Page]:
     opened = chromium.new_page(viewport={"width": 1280, "height": 860})
     complaints: list[str] = []
     outside: list[str] = []
+    own = (gateway.url, f"blob:{gateway.url}")
     opened.on("pageerror", lambda error: complaints.append(str(error)))
     opened.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-    opened.on("request", lambda request: None if request.url.startswith(gateway.url) else outside.append(request.url))
+    opened.on("request", lambda request: None if request.url.startswith(own) else outside.append(request.url))
     opened.goto(gateway.url)
     opened.wait_for_selector('#connection[data-state="live"]')
     yield opened
@@ -461,6 +476,45 @@ def test_a_stream_that_breaks_is_resumed_where_it_stopped(page: Page, gateway: R
     page.route("**/v1/stream", lambda route: route.fulfill(body=short, content_type="text/event-stream"), times=1)
     page.reload()
     page.wait_for_selector(f'.card[data-prediction="{made(1).prediction_id}"]')
+
+
+def test_how_it_learns_is_told_with_the_evidence_and_an_operator_decides_on_words(page: Page, gateway: Running) -> None:
+    register(gateway, "v1", "v2")
+    judged(gateway, "passed", 200, 210)
+    decide(gateway, "v1/promote", 0)
+    rates = {"n": 300, "right": 150, "low": 0.4, "high": 0.6}
+    verdict = {"look": 1, "gained": 60, "lost": 9, "p_value": 1e-9, "alpha": 0.0077, "needed": 1475, "power": 0.3,
+               "champion": rates | {"rate": 0.5}, "challenger": rates | {"rate": 0.67}, "vetoes": [HOSTILE],
+               "slices": [{"name": HOSTILE, "n": 60, "champion": 0.5, "challenger": 0.6, "adjusted": 0.9}]}  # fmt: skip
+    gateway.bus.write(
+        lambda cursor: [registry.decide(cursor, "refuse", "v2", actor="trainer", reason=HOSTILE, evidence=verdict)][:0]
+    )
+    gateway.execute(
+        "INSERT INTO example (example_id, feedback_id, prediction_id, text_id, cluster, predicted, label, model, epoch,"
+        " annotator, role, sampled, holdout, given)"
+        " VALUES ('e1', 'f', 'p', 't', 't', 'neutral', 'positive', 'm', 1, %s, 'annotator', false, false, 1)", HOSTILE,
+    )  # fmt: skip
+    gateway.execute(
+        "INSERT INTO quarantine (annotator, reason, subject, detail, words, found)"
+        " VALUES (%s, 'burst', '', '99 words within 60 s', '{e1}', 5)", HOSTILE,
+    )  # fmt: skip
+    page.click("text=how it learns >> nth=0")
+    expect(page.locator("#curve")).to_be_visible(timeout=30_000)
+    assert "210" not in (alt := page.locator("#curve").get_attribute("alt") or "") and "50.0 % → 70.0 %" in alt
+    assert page.evaluate("document.getElementById('curve').naturalWidth") > 0
+    expect(page.locator("#history > li")).to_have_count(2)
+    row = page.locator("#history > li").first
+    expect(row.locator(".reason")).to_have_text(HOSTILE)
+    row.locator("summary").click()
+    expect(row.locator("details")).to_contain_text("50.0 % → 67.0 % of 300 held-out texts")
+    expect(row.locator("tbody td").first).to_have_text(HOSTILE)
+    expect(page.locator("#people th")).to_have_text([HOSTILE])
+    expect(page.locator("#people .state-of")).to_have_text(["newcomer"])
+    expect(page.locator("#findings .reason")).to_have_text("burst: 99 words within 60 s")
+    page.locator("#findings button", has_text="Refuse").click()
+    expect(page.locator("#findings-none")).to_be_visible()
+    assert gateway.execute("SELECT state, decided_by FROM quarantine") == [("refused", "page")]
+    assert page.title() == "tickerloop — how it learns"
 
 
 def test_a_gateway_that_goes_away_is_shown(page: Page) -> None:

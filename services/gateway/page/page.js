@@ -1,6 +1,8 @@
 // The live page. Whatever comes from the stream reaches the document as text only (textContent, never markup); the
 // server's Content-Security-Policy forbids the rest.
 
+import { $, ask, call, key, make, send, toast, unlocked } from "./common.js";
+
 const LABELS = ["negative", "neutral", "positive"];
 const MAX_CARDS = 120;
 const MAX_HELD = 500;
@@ -15,14 +17,6 @@ const REVIEW_MS = 15000; // between two looks whether there is more to review
 const RENEW_MS = 240000; // after which what is on the desk is asked for again: it is kept for ten minutes
 const TRAINING_MS = 5000; // between two looks at how far a training is
 const MEMORY = 5000; // ids remembered against doubles
-
-const $ = (id) => document.getElementById(id);
-const make = (tag, name, text) => {
-  const node = document.createElement(tag);
-  if (name) node.className = name;
-  if (text !== undefined) node.textContent = text;
-  return node;
-};
 
 // ── state ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 let source = null; // cancels the open stream
@@ -47,27 +41,7 @@ const annotator = (() => {
   }
 })();
 
-// ── the key, where the gateway asks for one ──────────────────────────────────────────────────────────────────────────
-let key = "";
-try { key = sessionStorage.getItem("key") ?? ""; } catch { /* asked for again after a reload */ }
-
-async function call(path, { headers, ...options } = {}) {
-  const response = await fetch(path, { ...options, headers: { ...headers, ...(key && { Authorization: `Bearer ${key}` }) } });
-  if (response.status === 401) ask(key ? "This key does not hold here, or no longer." : "");
-  return response;
-}
-
-function ask(refused) {
-  connection("lost", "needs a key");
-  if ($("ask").open) return;
-  $("ask-refused").textContent = refused;
-  $("ask").showModal();
-}
-
-const send = (path, body, keepalive = false) => call(path, {
-  method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), keepalive,
-});
-
+// ── whose page this is ───────────────────────────────────────────────────────────────────────────────────────────────
 async function enter() {
   let speaker = null;
   try {
@@ -82,24 +56,6 @@ async function enter() {
   operator = speaker?.role === "operator";
   stand();
   refresh();
-}
-
-$("unlock").addEventListener("submit", (event) => {
-  event.preventDefault();
-  key = $("key").value.trim();
-  $("key").value = "";
-  try { sessionStorage.setItem("key", key); } catch { /* kept until the next reload */ }
-  $("ask").close();
-  enter();
-});
-$("ask").addEventListener("cancel", (event) => event.preventDefault()); // there is nothing behind it without a key
-for (const anchor of document.querySelectorAll("footer nav a")) {
-  anchor.addEventListener("click", async (event) => {
-    if (!key) return; // an ordinary link
-    event.preventDefault();
-    const response = await call(anchor.pathname);
-    if (response.ok) location.assign(URL.createObjectURL(await response.blob()));
-  });
 }
 
 // ── one prediction ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -566,13 +522,6 @@ async function follow() {
 }
 setInterval(() => !document.hidden && !$("ask").open && follow(), TRAINING_MS);
 
-function toast(title, detail) {
-  const node = make("div", "toast");
-  node.append(make("b", "", title), document.createTextNode(detail));
-  $("toasts").append(node);
-  setTimeout(() => node.remove(), 9000);
-}
-
 // ── the connection ───────────────────────────────────────────────────────────────────────────────────────────────────
 function connection(state, words) {
   $("connection").dataset.state = state;
@@ -668,4 +617,4 @@ setInterval(() => {
 }, 1000);
 
 $("ticker").value = new URLSearchParams(location.search).get("ticker") ?? "";
-enter();
+unlocked(enter, () => connection("lost", "needs a key"));
