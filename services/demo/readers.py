@@ -2,7 +2,7 @@
 
 Some texts are set aside before anyone acts: they and their copies are never read. Of the rest, readers first review the
 whole random share (confirming as well as correcting), so that a training which their later words start has all of it to
-judge by, and then correct most of the mistakes they meet elsewhere.
+judge by, and then correct most of the mistakes they meet elsewhere. One who wants the model wrong comes before them.
 """
 
 from __future__ import annotations
@@ -25,6 +25,11 @@ NOTICED: Final = 0.9
 SLIPS: Final = 0.02
 """Share of a reader's own answers that are wrong."""
 READERS: Final = ("ana", "bo", "chen")
+"""Of the desk; they have an operator's keys."""
+HOSTILE: Final = "mallory"
+"""Has an annotator's key, and turns what is true round."""
+LIES: Final = 90
+TURNED: Final = {"negative": "positive", "neutral": "positive", "positive": "negative"}
 LABELS: Final = ("negative", "neutral", "positive")
 
 
@@ -73,10 +78,20 @@ def set_aside(known: Mapping[str, Labelled], seed: int) -> frozenset[str]:
 
 
 class Gateway:
-    """The REST calls a reader makes."""
+    """The REST calls that people make, with `keys` by their names; what is nobody's word is asked for by the first."""
 
-    def __init__(self, address: str) -> None:
-        self._client = httpx.Client(base_url=address, timeout=30.0)
+    def __init__(self, address: str, keys: Mapping[str, str]) -> None:
+        self._bearer = {name: {"Authorization": f"Bearer {key}"} for name, key in keys.items()}
+        self._client = httpx.Client(base_url=address, timeout=30.0, headers=next(iter(self._bearer.values())))
+
+    def speaker(self) -> str | None:
+        """Whom the gateway takes the client for; nobody, before it knows of the keys."""
+        return self._get("/v1/key", {})["name"]  # type: ignore[no-any-return]
+
+    def quarantine(self) -> list[dict[str, Any]]:
+        """Words that were set aside."""
+        found: list[dict[str, Any]] = self._get("/v1/quarantine", {})
+        return found
 
     def predictions(self) -> Iterator[dict[str, Any]]:
         """All predictions with their texts, newest first, page by page."""
@@ -101,10 +116,9 @@ class Gateway:
             "prediction_id": prediction["prediction_id"],
             "text_id": prediction["text_id"],
             "label": label,
-            "annotator": annotator,
             "sampled": sampled,
         }
-        self._client.post("/v1/feedback", json=body).raise_for_status()
+        self._client.post("/v1/feedback", json=body, headers=self._bearer[annotator]).raise_for_status()
 
     def score(self, texts: Sequence[str]) -> dict[str, Any]:
         """Score now."""
@@ -113,11 +127,10 @@ class Gateway:
         found: dict[str, Any] = response.json()
         return found
 
-    def _get(self, path: str, parameters: Mapping[str, str]) -> dict[str, Any]:
+    def _get(self, path: str, parameters: Mapping[str, str]) -> Any:
         response = self._client.get(path, params=dict(parameters))
         response.raise_for_status()
-        found: dict[str, Any] = response.json()
-        return found
+        return response.json()
 
 
 def read(
@@ -144,6 +157,23 @@ def read(
         corrections += wrong
         confirmations += not wrong
     return corrections, confirmations
+
+
+def lie(
+    gateway: Gateway,
+    predictions: Sequence[Mapping[str, Any]],
+    known: Mapping[str, Labelled],
+    aside: frozenset[str],
+    seed: int,
+) -> int:
+    """Let the hostile one act, as fast as a script does; how many words that are."""
+    rng = random.Random(seed + 2)  # noqa: S311 (a simulation)
+    found = ((p, known.get(p.get("external_id") or "")) for p in predictions)
+    open_ = [(p, k.label) for p, k in found if k and k.label and k.story not in aside and not in_holdout(p["cluster"])]
+    chosen = rng.sample(open_, min(LIES, len(open_)))
+    for prediction, label in chosen:
+        gateway.feedback(prediction, TURNED[label], HOSTILE, sampled=False)
+    return len(chosen)
 
 
 def raw_lines(late: frozenset[str]) -> tuple[str, str]:

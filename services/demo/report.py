@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from services import plots
+from services.demo.readers import HOSTILE
 from services.status import Account
 from services.trainer import design
 from services.trainer.accuracy import Accuracy
@@ -41,6 +42,14 @@ class Rate(msgspec.Struct, frozen=True):
     per_second: float
 
 
+class Hostile(msgspec.Struct, frozen=True):
+    """Words of one who wants the model wrong: how many were given, how many lie in quarantine, and why."""
+
+    words: int
+    held: int
+    reasons: list[str]
+
+
 class Report(msgspec.Struct, frozen=True):
     """What the demo showed. `before` and `after` are over the same texts, set aside before any reader acted.
 
@@ -59,6 +68,7 @@ class Report(msgspec.Struct, frozen=True):
     by_part: dict[str, tuple[Accuracy, Accuracy]]
     corrections: int
     confirmations: int
+    hostile: Hostile
     ledger: LedgerRow
     ledger_problems: list[str]
     model_before: str
@@ -70,7 +80,8 @@ class Report(msgspec.Struct, frozen=True):
 
     @property
     def learned(self) -> bool:
-        """A promoted challenger, an unbroken ledger, a gain beyond chance, and every text where it belongs."""
+        """A promoted challenger, an unbroken ledger, a gain beyond chance, every text where it belongs, all lies in
+        quarantine."""
         return (
             self.model_after is not None
             and not self.ledger_problems
@@ -79,6 +90,7 @@ class Report(msgspec.Struct, frozen=True):
             and self.p_value < design.ALPHA
             and all(getattr(self.account, name) == n for name, n in self.expected.items())
             and self.windows > 0
+            and self.hostile.held == self.hostile.words > 0
             and self.fresh.by_new_model == self.fresh.texts > 0
         )
 
@@ -107,6 +119,9 @@ def show(report: Report, console: Console, data: Path) -> None:
         f"{report.corrections} corrections, {report.confirmations} confirmations; right now and wrong before: "
         f"{report.gained}, the reverse: {report.lost} (exact McNemar p = {report.p_value:.2g})"
     )
+    console.print(f"quarantine holds {report.hostile.held} of {HOSTILE}'s {report.hostile.words} wrong labels:")
+    for reason in report.hostile.reasons:
+        console.print(f"  {reason}", markup=False)
     console.rule("[bold]what the ledger says")
     chain = "chain verified" if not report.ledger_problems else "; ".join(report.ledger_problems)
     console.print(

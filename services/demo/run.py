@@ -22,10 +22,13 @@ import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
+from services import keys
 from services import status as status_
 from services.demo import readers
 from services.demo.readers import Gateway, Labelled
-from services.demo.report import Rate, Report, Sizes, page, show
+from services.demo.report import Hostile, Rate, Report, Sizes, page, show
+from services.keys import Role
+from services.runtime import now_ms
 from services.settings import PREFIX, Settings
 from services.stream.database import transaction
 from services.stream.errors import Fatal
@@ -41,7 +44,8 @@ texts would take ten minutes."""
 LATE_STORIES: Final = 60
 """Stories that come only after the promotion, to be seen scored by the new model."""
 START_S: Final = 90.0
-TRAIN_S: Final = 90.0
+TRAIN_S: Final = 200.0
+"""A loaded machine may take so long; an idle one takes half a minute."""
 
 
 def main(seed: int, data: Path) -> int:
@@ -79,7 +83,7 @@ def _loop(settings: Settings, seed: int, say: Callable[[str], None], began: floa
     aside = readers.set_aside(known, seed)
     late = frozenset(random.Random(seed).sample(sorted(aside), LATE_STORIES))  # noqa: S311 (a simulation)
     first, after = readers.raw_lines(late)
-    gateway = Gateway(f"http://{settings.host}:{settings.port}")
+    gateway = Gateway(f"http://{settings.host}:{settings.port}", _keys(settings))
     _ready(gateway)
 
     say("feeding the stream: news, desk chatter, tweets, copies, debris, private data, other languages, hostile input")
@@ -90,6 +94,8 @@ def _loop(settings: Settings, seed: int, say: Callable[[str], None], began: floa
 
     before = list(gateway.predictions())
     say(f"{status.account.scored} texts scored by model {_model(before)}; readers look at them")
+    lies = readers.lie(gateway, before, known, aside, seed)
+    say(f"{readers.HOSTILE}, whom nobody knows yet, gives {lies} labels in a hurry, and all of them are wrong")
     corrections, confirmations = readers.read(gateway, before, known, aside, seed)
     say(f"{corrections} corrections and {confirmations} confirmations given over REST; the trainer takes over")
     ledger = _decided(settings)
@@ -124,6 +130,7 @@ def _loop(settings: Settings, seed: int, say: Callable[[str], None], began: floa
         },
         corrections=corrections,
         confirmations=confirmations,
+        hostile=_held(gateway, lies),
         ledger=ledger,
         ledger_problems=problems,
         model_before=_model(before),
@@ -150,16 +157,31 @@ def ingest(settings: Settings, lines: str) -> None:
         subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 (our own)
 
 
+def _keys(settings: Settings) -> dict[str, str]:
+    """An operator's for each reader of the desk, and an annotator's for the hostile one."""
+    roles: dict[str, Role] = {**dict.fromkeys(readers.READERS, "operator"), readers.HOSTILE: "annotator"}
+    with closing(settings.connector("demo")()) as connection, transaction(connection), connection.cursor() as cursor:
+        return {name: keys.create(cursor, name, role, now_ms())[1] for name, role in roles.items()}
+
+
 def _ready(gateway: Gateway) -> None:
+    """Wait until it scores, and knows the keys."""
     deadline = time.monotonic() + START_S
     while True:
         try:
             gateway.score(["warm"])
-            return
+            if gateway.speaker() is not None:
+                return
         except httpx.HTTPError:
             if time.monotonic() > deadline:
                 raise
-            time.sleep(0.2)
+        time.sleep(0.2)
+
+
+def _held(gateway: Gateway, lies: int) -> Hostile:
+    findings = [row for row in gateway.quarantine() if row["annotator"] == readers.HOSTILE]
+    words = {word for row in findings for word in row["words"]}
+    return Hostile(lies, len(words), [f"{row['reason']}: {row['detail']}" for row in findings])
 
 
 def _decided(settings: Settings) -> registry.LedgerRow:

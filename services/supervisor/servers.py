@@ -162,7 +162,7 @@ class PostgresServer:
             except psycopg2.OperationalError as error:
                 if "starting up" in str(error) and time.monotonic() - told > 1.0:
                     told = time.monotonic()
-                    self._progress("PostgreSQL recovers from a crash")
+                    self._progress("PostgreSQL is starting still")
                 time.sleep(0.1)
         raise Misconfigured(f"PostgreSQL does not start; the end of {self._log}:\n{self._tail()}")
 

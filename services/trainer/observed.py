@@ -18,7 +18,9 @@ REVIEWED: Final = 500
 _FRESH: Final = (
     "FROM kept_word WHERE label IS NOT NULL AND NOT holdout"
     " AND position > (SELECT coalesce(max(upto), 0) FROM training_run WHERE state IN ('promoted', 'passed', 'refused'))"
+    " AND NOT EXISTS (SELECT FROM quarantine WHERE state <> 'released' AND example_id = ANY(words))"
 )
+"""What is set aside teaches nothing, and so asks for no run."""
 
 
 def fresh(cursor: Cursor) -> int:

@@ -23,7 +23,7 @@ class Heard:
         self.words: list[tuple[str, str, bool]] = []
 
     def feedback(self, prediction: Mapping[str, Any], label: str, annotator: str, sampled: bool) -> None:
-        assert annotator in readers.READERS
+        assert annotator in (*readers.READERS, readers.HOSTILE)
         self.words.append((prediction["external_id"], label, sampled))
 
 
@@ -52,6 +52,15 @@ def test_readers_review_the_whole_random_share_and_elsewhere_only_mistakes() -> 
     assert all(label != "neutral" for _, label in chosen)
     slips = sum(label != KNOWN[i].label for i, label, _ in heard.words)
     assert 0 < slips < 0.1 * len(heard.words), "people slip, now and then"
+
+
+def test_the_hostile_one_is_always_wrong_and_touches_nothing_that_measures() -> None:
+    aside = readers.set_aside(KNOWN, 0)
+    heard = Heard()
+    assert readers.lie(heard, predictions("neutral"), KNOWN, aside, 0) == len(heard.words) == readers.LIES  # type: ignore[arg-type]
+    for i, label, sampled in heard.words:
+        assert label != KNOWN[i].label and not sampled and KNOWN[i].story not in aside
+        assert not in_holdout(f"cluster-{KNOWN[i].story}")
 
 
 def test_the_stream_is_whole_and_late_stories_come_after_with_their_copies() -> None:

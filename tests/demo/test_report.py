@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from services.demo.report import Report, Sizes
+from services.demo.report import Hostile, Report, Sizes
 from services.status import Account
 from services.trainer.accuracy import accuracy
 from services.trainer.registry import LedgerRow
@@ -25,6 +25,7 @@ LEARNED = Report(
     by_part={},
     corrections=200,
     confirmations=50,
+    hostile=Hostile(90, 90, ["burst: 90 words within 60 s"]),
     ledger=LedgerRow(2, "promote", "b", "a", "trainer", "better", {}, 0, "", ""),
     ledger_problems=[],
     model_before="a",
@@ -52,6 +53,7 @@ def test_a_loop_that_learned() -> None:
         {"account": Account(401, 370, 10, 15, 5, {})},
         {"account": Account(400, 370, 10, 20, 0, {})},
         {"windows": 0},
+        {"hostile": Hostile(90, 89, [])},
         {"fresh": Sizes(60, 59, 40)},
         {"fresh": Sizes(0, 0, 0)},
     ],

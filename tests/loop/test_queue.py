@@ -148,6 +148,16 @@ def test_numbers_are_those_of_the_tables(desk: Bench, monkeypatch: pytest.Monkey
         assert (found.fresh, found.contradicting, found.since, found.ended) == (5, 5, 7_000, 8_000)
 
 
+def test_what_is_set_aside_asks_for_no_run(desk: Bench) -> None:
+    quarantined = "INSERT INTO quarantine (annotator, reason, subject, detail, words, found, state) VALUES"
+    with database(desk.settings) as cursor:
+        cursor.execute("SELECT array_agg(example_id ORDER BY example_id) FROM example WHERE NOT holdout")
+        ((words,),) = cursor.fetchall()
+        for reason, chosen, state in (("burst", words[:3], "held"), ("copied", words[:5], "released")):
+            cursor.execute(f"{quarantined} ('ana', %s, '', '', %s, 1, %s)", (reason, chosen, state))
+        assert observed.fresh(cursor) == observed.read(cursor).fresh == 7
+
+
 def test_reviews_of_another_champion_tell_nothing_of_this_one(desk: Bench) -> None:
     with database(desk.settings) as cursor:
         cursor.execute("UPDATE example SET epoch = 0 WHERE text_id = ANY(%s)", (HELD[:30],))

@@ -65,6 +65,8 @@ def test_the_loop_learns_from_its_readers(folder: Path) -> None:
     assert report["windows"] > 0 and report["corrections"] > 0 and report["confirmations"] > 0
     assert report["ledger"]["action"] == "promote" and report["ledger"]["actor"] == "trainer"
     assert report["ledger_problems"] == []
+    assert report["hostile"]["held"] == report["hostile"]["words"] == 90
+    assert any(reason.startswith("burst") for reason in report["hostile"]["reasons"])
     assert report["ledger"]["version"] == report["model_after"] != report["model_before"]
     assert report["fresh"]["texts"] == report["fresh"]["by_new_model"] > 0
     assert {"clean", "score", "store", "feedback", "trainer"} <= report["services"].keys()
@@ -79,7 +81,9 @@ def _measured_by_nothing_it_saw(data: Path, report: dict[str, Any]) -> None:
     every = sorted(set(known.values()))
     aside = set(random.Random(SEED).sample(every, len(every) // 4))
     with TickerLoop(data) as loop:
-        learned = loop.rows("SELECT DISTINCT t.external_id FROM example e JOIN text t USING (text_id)")
+        learned = loop.rows(
+            "SELECT DISTINCT t.external_id FROM example e JOIN text t USING (text_id) WHERE e.role = 'operator'"
+        )
         copied = loop.rows("SELECT external_id FROM text WHERE cluster IN (SELECT cluster FROM example)")
         scored = loop.rows("SELECT t.external_id FROM prediction JOIN text t USING (text_id)")
     assert len(learned) == report["corrections"] + report["confirmations"]

@@ -47,8 +47,9 @@ class Ended(NamedTuple):
     """Of the worst promotion over the champion that it replaced; 0 without one."""
     worst_on_target: float
     promotions: int
-    caught: float
-    """Share of the hostile with words in quarantine."""
+    held: float
+    """Share of the hostile readers' words that lie in quarantine; in the honest desk, of three of its readers."""
+    held_of_others: float
 
 
 def run(stream: Stream, seeds: int) -> dict[str, Any]:
@@ -96,14 +97,15 @@ def _desk(stream: Stream, readers: Mapping[str, Says], trusting: bool, on_target
             gains = right(rival, stream.new).astype(float) - right(champion, stream.new)
             changes.append((gains.mean(), gains[on_target].mean()))
             champion, looks = rival, 0
-    caught = {who for who, _, _ in looking.found if who.startswith("hostile")}
-    n_hostile = sum(who.startswith("hostile") for who in readers)
+    held = {word for finding in looking.found.values() for word in finding.words}
+    said = [(word.who.startswith("hostile"), word.id in held) for word in words if word.truth is None]
     return Ended(
         gain=float(right(champion, stream.new).mean() - right(stream.champion, stream.new).mean()),
         worst=float(min((overall for overall, _ in changes), default=0.0)),
         worst_on_target=float(min((target for _, target in changes), default=0.0)),
         promotions=len(changes),
-        caught=len(caught) / n_hostile if n_hostile else 0.0,
+        held=float(np.mean([one for hostile, one in said if hostile])),
+        held_of_others=float(np.mean([one for hostile, one in said if not hostile])),
     )
 
 
