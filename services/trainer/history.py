@@ -78,7 +78,7 @@ def curve(found: Sequence[Run]) -> str:
         ("challenger, promoted", [(r, r.challenger) for r in judged if r.promoted], "o", "#2a9d76", "#2a9d76"),
         ("challenger, not promoted", [(r, r.challenger) for r in judged if not r.promoted], "o", "#d0714f", "none"),
     )
-    for label, points, form, colour, fill in sides:
+    for label, points, form, colour, fill in (side for side in sides if side[1]):
         rates = [a for _, a in points if a]
         axes.errorbar(
             [r.learned_from or 0 for r, _ in points], [a.rate for a in rates],
@@ -86,6 +86,7 @@ def curve(found: Sequence[Run]) -> str:
             fmt=form, color=colour, markerfacecolor=fill, capsize=3, label=label, linewidth=1.2,
         )  # fmt: skip
     axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+    axes.set_xlim(0, 1.1 * max((r.learned_from or 0 for r in judged), default=0) + 1)
     axes.set(xlabel="labels that people had given", ylabel="right, on held-out texts, with 95 % interval")
     axes.grid(visible=True, color="#80808033")
     for part in (axes.xaxis.label, axes.yaxis.label, *axes.get_xticklabels(), *axes.get_yticklabels()):
@@ -93,5 +94,5 @@ def curve(found: Sequence[Run]) -> str:
     axes.tick_params(colors=TEXT)
     for spine in axes.spines.values():
         spine.set_color("#80808055")
-    axes.legend(loc="lower right", frameon=False, labelcolor=TEXT)
+    axes.legend(loc="upper left", frameon=False, labelcolor=TEXT)
     return plots.svg(figure)

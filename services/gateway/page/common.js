@@ -45,7 +45,7 @@ $("unlock").addEventListener("submit", (event) => {
   enter();
 });
 $("ask").addEventListener("cancel", (event) => event.preventDefault()); // there is nothing behind it without a key
-for (const anchor of document.querySelectorAll("footer nav a[data-raw]")) {
+for (const anchor of document.querySelectorAll("footer nav a")) {
   anchor.addEventListener("click", async (event) => {
     if (!key) return; // an ordinary link
     event.preventDefault();
