@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -11,17 +10,16 @@ from collections.abc import Sequence
 from contextlib import closing
 from importlib import import_module
 from pathlib import Path
-from typing import IO, Any, Final, get_args
+from typing import Any, Final
 
 import click
 import msgspec
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from services.settings import PREFIX, Method, given, settings_of
+from services.settings import PREFIX, given, settings_of
 from services.stream.errors import TickerloopError
-from services.terminal import database, decision, promoter, settings, show
+from services.terminal import console, database, notes, settings, show
 
 EXIT_FATAL: Final = 3
 
@@ -37,9 +35,6 @@ ENTRIES: Final = {
     "relay": "services.stream.relay",
 }
 """Where each service's `serve(context)` is. Imported only in its own process."""
-
-console = Console()
-notes = Console(stderr=True)
 
 
 class Main(click.Group):
@@ -303,253 +298,6 @@ def replay(group: str, topic: str, start: str) -> None:
         click.echo(f"{place.topic}[{place.partition}] → {offset}")
 
 
-@main.group()
-def models() -> None:
-    """The registry and the promotion ledger."""
-
-
-@models.command("list")
-@click.option("--json", "as_json", is_flag=True, help="for scripts")
-def models_list(as_json: bool) -> None:
-    """All models, newest first; * marks the champion, ~ what shadows it."""
-    from services.trainer import registry
-
-    with database() as cursor:
-        found = registry.versions(cursor)
-    if as_json:
-        show(found)
-        return
-    table = Table("", "version", "parent", "metrics", box=None)
-    for version in found:
-        metrics = json.dumps(version.card.get("metrics", {}))
-        mark = "*" if version.champion else "~" if version.shadow else ""
-        table.add_row(mark, version.version, version.parent or "", metrics[:90])
-    console.print(table)
-
-
-@models.command("show")
-@click.argument("version")
-def models_show(version: str) -> None:
-    """One model's card, how it compares with the champion that it shadows or shadowed, and what was decided about it,
-    with the evidence, as JSON."""
-    from services.trainer import registry
-    from services.trainer.comparison import compared
-
-    with database() as cursor:
-        model = compared(cursor, registry.registered(cursor, version))
-        decisions = [row for row in registry.ledger(cursor) if row.version == version]
-    show(msgspec.to_builtins(model) | {"decisions": decisions})
-
-
-@models.command("report")
-@click.argument("version")
-@click.option("--json", "as_json", is_flag=True, help="for scripts")
-@click.option("--html", type=click.Path(dir_okay=False, writable=True), help="write a page with its diagram there")
-def models_report(version: str, as_json: bool, html: str | None) -> None:
-    """How good a model is, how far its confidence can be believed, and when it abstains."""
-    from services.trainer import registry
-    from services.trainer import report as reports
-
-    with database() as cursor:
-        report = reports.of(registry.registered(cursor, version))
-    if html is not None:
-        Path(html).write_text(reports.page(report), encoding="utf-8")
-        notes.print(f"[dim]written to {escape(html)}[/dim]", highlight=False, soft_wrap=True)
-    if as_json:
-        show(report)
-    else:
-        reports.show(report, console)
-
-
-@models.command("add")
-@click.argument("name")
-@click.option("--label-map", metavar="JSON", help="what its labels count as, as JSON or in a file")
-@click.option("--languages", default="", help="what it reads, e.g. en,zh: texts in others are marked; default: any")
-def models_add(name: str, label_map: str | None, languages: str) -> None:
-    """Register a sequence classifier: a folder, or a model that Hugging Face has (safetensors, a fast tokenizer).
-
-    Labels that say negative, neutral or positive, bearish or bullish, are understood; others need a map:
-
-    \b
-      --label-map '{"LABEL_0": "negative", "LABEL_1": "neutral", "LABEL_2": "positive"}'
-
-    Several may count as one: their probabilities add. It is not put in service: `tickerloop models promote` does that.
-    """
-    from services.clean.language import CODES
-    from services.trainer.adopt import add
-
-    codes = [code for code in languages.split(",") if code]
-    if unknown := set(codes) - CODES:
-        known = ", ".join(sorted(CODES))
-        raise click.UsageError(f"--languages: no text is found to be in {', '.join(sorted(unknown))}; it takes {known}")
-    model = add(settings(), name, _label_map(label_map), codes, lambda line: notes.print(line, highlight=False))
-    click.echo(f"model {model.card.version} is registered; tickerloop models promote {model.card.version} --reason …")
-
-
-def _label_map(given: str | None) -> dict[str, str]:
-    """Of a JSON object, or of a file that holds one."""
-    if given is None:
-        return {}
-    try:
-        content = given if given.lstrip().startswith("{") else Path(given).read_text(encoding="utf-8")
-        return msgspec.json.decode(content, type=dict[str, str])
-    except (OSError, UnicodeDecodeError, msgspec.DecodeError) as error:
-        raise click.UsageError(
-            f"--label-map takes a JSON object of labels, or a file that holds one: {error}"
-        ) from None
-
-
-@models.command("promote")
-@click.argument("version")
-@decision
-def models_promote(version: str, reason: str, actor: str, expected_epoch: int | None) -> None:
-    """Make VERSION the champion by hand, once every live scorer has loaded it and proved that it can serve it."""
-    with promoter() as ready:
-        change = ready.promote(version, actor=actor, reason=reason, evidence={}, expected_epoch=expected_epoch)
-    click.echo(f"epoch {change.epoch}: {change.version} (was {change.previous})")
-
-
-@models.command("rollback")
-@decision
-def models_rollback(reason: str, actor: str, expected_epoch: int | None) -> None:
-    """Go back to the champion before; prepared as a promotion is."""
-    with promoter() as ready:
-        change = ready.rollback(actor=actor, reason=reason, expected_epoch=expected_epoch)
-    click.echo(f"epoch {change.epoch}: {change.version} (was {change.previous})")
-
-
-@models.command("shadow")
-@click.argument("version")
-@decision
-def models_shadow(version: str, reason: str, actor: str, expected_epoch: int | None) -> None:
-    """Have VERSION score a sample of the stream beside the champion, for `models show VERSION` to compare the two.
-
-    What it says goes to the topic `predictions.shadow` and counts for nothing. It takes at most TICKERLOOP_SHADOW_SHARE
-    of each scorer's time. It ends by `models unshadow`, by another shadow, and with any change of the champion.
-    """
-    with promoter() as ready:
-        change = ready.shadow(version, actor=actor, reason=reason, expected_epoch=expected_epoch)
-    click.echo(f"epoch {change.epoch}: {change.version} shadows {change.previous}")
-
-
-@models.command("unshadow")
-@decision
-def models_unshadow(reason: str, actor: str, expected_epoch: int | None) -> None:
-    """End the shadow; what it said is kept."""
-    with promoter() as ready:
-        change = ready.unshadow(actor=actor, reason=reason, expected_epoch=expected_epoch)
-    click.echo(f"epoch {change.epoch}: {change.version} no longer shadows {change.previous}")
-
-
-@models.command("ledger")
-def models_ledger() -> None:
-    """Every decision, for and against, oldest first, as JSON."""
-    from services.trainer import registry
-
-    with database() as cursor:
-        show(registry.ledger(cursor))
-
-
-@models.command("verify")
-@click.option("--file", type=click.File(encoding="utf-8"), help="an export, checked without any server; - reads stdin")
-def models_verify(file: IO[str] | None) -> None:
-    """Check the ledger's hash chain, and the ledger against the topic `models`; or what `export-ledger` wrote.
-
-    Names every row that was changed, added or removed. Exit 1 if any was. That the last rows of a file are missing its
-    chain can't tell: hold the hash of the last against one that was noted elsewhere.
-    """
-    from services.trainer import export, registry
-
-    if file is not None:
-        rows, problems = export.read(file)
-    else:
-        with closing(settings().open_bus("models")) as bus:
-            announced = registry.announced(bus)
-        with database() as cursor:
-            rows = registry.ledger(cursor)
-        problems = registry.verify(rows, announced)
-    for problem in problems:
-        click.echo(problem)
-    click.echo(f"{len(rows)} rows, {len(problems)} problems")
-    if file is not None and rows:
-        click.echo(f"the last has the hash {rows[-1].hash}")
-    sys.exit(bool(problems))
-
-
-@main.group(invoke_without_command=True)
-@click.option("--recipe", type=click.Choice(["loop", "bundled"]), default="loop", show_default=True)
-@click.option("--data", type=click.Path(exists=True, file_okay=False), help="bundled: folder of labelled sets")
-@click.option("--encoder", metavar="NAME", help="loop: another encoder, a folder or a model that Hugging Face has")
-@click.option(
-    "--base", type=click.Path(exists=True, dir_okay=False), help="loop: labelled texts of yours to replay (CSV, JSONL)"
-)
-@click.option("--method", type=click.Choice(get_args(Method)), help="loop: what changes; default: TICKERLOOP_METHOD")
-@click.option("--search", "trials", type=click.IntRange(2, 36), metavar="N", help="loop: first try N ways of tuning")
-@click.option("--dry-run", is_flag=True, help="loop: up to the verdict, and no further")
-@click.pass_context
-def train(
-    context: click.Context,
-    recipe: str,
-    data: str | None,
-    encoder: str | None,
-    base: str | None,
-    method: Method | None,
-    trials: int | None,
-    dry_run: bool,
-) -> None:
-    """Train now: `loop` learns from the corrections and lets the gate decide, `bundled` makes the shipped model.
-
-    What passes the gate is promoted by the trainer once it did well as a shadow (`tickerloop models standing`). After a
-    --dry-run nothing comes of the verdict. It is in the ledger all the same, and counts as a look at the held-out
-    texts, since it tells what they say: whoever tries until one passes is to need more evidence.
-
-    --method head fits the head alone, in seconds; lora tunes the champion's encoder too, by a small change to each of
-    its matrices; full tunes all of its weights. These two take minutes, at low priority, and `tickerloop status` tells
-    how far they are. Killed and started again on the same corrections, they go on from their last checkpoint.
-    --search tries N ways first, by successive halving over rate, rank and replay, and takes what is best on texts that
-    it sets apart from those to be learned; edited copies of the texts are learned, too, where that shows a gain. It
-    takes about as long as N runs.
-
-    With --encoder, a challenger is made on another encoder (safetensors, with a fast tokenizer): from the corrections
-    so far, the shipped anchor set and the champion's own answers. `tickerloop models promote` puts it in service where
-    the gate had too little to judge it by, as in a language that nobody has corrected yet.
-
-    With --base, labelled texts of yours are replayed beside the shipped anchor set, so that what they stand for isn't
-    forgotten: columns (or keys) text and label, which is negative, neutral or positive; at most 5,000 rows.
-    """
-    if context.invoked_subcommand:
-        return
-    if recipe == "bundled":
-        if data is None:
-            raise click.UsageError("--recipe bundled needs --data DIR")
-        import_module("services.trainer.recipe").main(Path(data))
-        return
-    from services.trainer import base as bases
-    from services.trainer import evaluations, observed, triggers
-    from services.trainer.beside import low_priority
-    from services.trainer.run import train_once
-
-    low_priority()
-
-    def say(line: str) -> None:
-        notes.print(line, highlight=False)
-
-    replayed = bases.read(base) if base else bases.NO_BASE
-    with database() as cursor:
-        evaluations.record(cursor, triggers.by_command(observed.read(cursor)))
-    outcome = train_once(
-        settings(),
-        "command",
-        say,
-        encoder=encoder,
-        base=replayed,
-        method=method,
-        trials=trials or 0,
-        dry_run=dry_run,
-    )
-    show(outcome)
-
-
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="for scripts")
 def doctor(as_json: bool) -> None:
@@ -586,14 +334,10 @@ def _mount() -> None:
     from services.keys.cli import keys
     from services.labelstudio.cli import labels
     from services.lineage.cli import lineage
-    from services.trainer.cli import COMMANDS
-    from services.trainer.train_cli import manifest, why
+    from services.trainer.models_cli import models
+    from services.trainer.train_cli import train
 
-    for command in (why, manifest):
-        train.add_command(command)
-    for command in COMMANDS:
-        models.add_command(command)
-    for command in (ingest, keys, annotators, quarantine, labels, erase, lineage):
+    for command in (ingest, keys, models, train, annotators, quarantine, labels, erase, lineage):
         main.add_command(command)
 
 

@@ -1,4 +1,5 @@
-"""What commands stand on: whose settings they take, a cursor in their database, decisions about models, JSON."""
+"""What commands stand on: where they write, whose settings they take, a cursor in their database, decisions about
+models, JSON."""
 
 from __future__ import annotations
 
@@ -11,8 +12,12 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 from psycopg2.extensions import cursor as Cursor
+from rich.console import Console
 
 from services.settings import PREFIX, Settings, from_environment
+
+console = Console()
+notes = Console(stderr=True)
 
 if TYPE_CHECKING:
     from services.trainer.promotion import Promoter
