@@ -8,16 +8,16 @@ from typing import Any
 import click
 import msgspec
 
-from ops.bench import end_to_end, engine, gate, live, plumbing, rollback, shadow, training_beside
+from ops.bench import end_to_end, engine, gate, live, plumbing, promotion, rollback, shadow, training_beside
 from ops.bench.common import ROOT, Corpus, buses, console, machine, write
 
 DEMO = ROOT / "services" / "demo" / "stream.jsonl"
 NAMES = (
     "engine", "shadow", "training_beside", "end_to_end", "workers", "plumbing", "live", "swap", "steady", "gate",
-    "rollback",
+    "rollback", "promotion",
 )  # fmt: skip
-ALONE = ("engine", "shadow", "training_beside", "gate", "rollback")
-"""Without a bus."""
+ALONE = ("engine", "shadow", "training_beside", "gate", "rollback", "promotion")
+"""Not once per bus."""
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -50,6 +50,7 @@ def main(
       steady       the same without a swap at seven tenths, ten times as long: latency by the minute, and memory
       gate         500 simulated sequences of challengers each: how many of what gain are promoted
       rollback     500 simulated champions each: after how many labels one that is worse is rolled back
+      promotion    from the last of 200 labels to a promoted model in service, head alone and by low rank
 
     Each writes var/bench/NAME.json. A quiet machine gives figures worth quoting.
     """
@@ -68,6 +69,8 @@ def main(
             figures = gate.run()
         elif name == "rollback":
             figures = rollback.run()
+        elif name == "promotion":
+            figures = promotion.run(runs)
         for bus in () if name in ALONE else (only,) if only else buses():
             if name == "end_to_end":
                 figures[bus] = end_to_end.run(corpus, runs, bus)
