@@ -94,5 +94,6 @@ def curve(found: Sequence[Run]) -> str:
     axes.tick_params(colors=TEXT)
     for spine in axes.spines.values():
         spine.set_color("#80808055")
-    axes.legend(loc="upper left", frameon=False, labelcolor=TEXT)
+    if judged:
+        axes.legend(loc="upper left", frameon=False, labelcolor=TEXT)
     return plots.svg(figure)
