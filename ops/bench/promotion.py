@@ -42,7 +42,7 @@ def _run(method: Method) -> dict[str, Any]:
         ingest(up.settings, "\n".join(readers.lines("stream.jsonl")) + "\n")
         status.wait_idle(up.settings, lambda _: None, WAIT_S)
         known = readers.labels()
-        found = [(p, known[p["external_id"]].label) for p in _predictions(client)]
+        found = [(p, known[p["external_id"]].label) for p in readers.predictions(client)]
         labelled = [(p, label) for p, label in found if label is not None]
         measuring = [(p, label) for p, label in labelled if in_holdout(p["cluster"])]
         for prediction, label in measuring:
@@ -59,15 +59,6 @@ def _run(method: Method) -> dict[str, Any]:
             "decisions": [row["action"] for row in rows],
             "reason": rows[-1]["reason"],
         }
-
-
-def _predictions(client: httpx.Client) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    cursor: str | None = ""
-    while cursor is not None:
-        page = client.get("/v1/predictions", params={"limit": "500"} | ({"cursor": cursor} if cursor else {})).json()
-        found, cursor = found + page["items"], page.get("next")
-    return found
 
 
 def _say(client: httpx.Client, prediction: Mapping[str, Any], label: str, *, sampled: bool) -> None:

@@ -77,6 +77,19 @@ def set_aside(known: Mapping[str, Labelled], seed: int) -> frozenset[str]:
     return frozenset(random.Random(seed).sample(stories, int(SET_ASIDE * len(stories))))  # noqa: S311 (a simulation)
 
 
+def predictions(client: httpx.Client) -> Iterator[dict[str, Any]]:
+    """All predictions with their texts, newest first, page by page."""
+    cursor: str | None = None
+    while True:
+        answer = client.get("/v1/predictions", params={"limit": "500"} | ({"cursor": cursor} if cursor else {}))
+        answer.raise_for_status()
+        page = answer.json()
+        yield from page["items"]
+        cursor = page.get("next")
+        if cursor is None:
+            return
+
+
 class Gateway:
     """The REST calls that people make, with `keys` by their names; what is nobody's word is asked for by the first."""
 
@@ -86,23 +99,16 @@ class Gateway:
 
     def speaker(self) -> str | None:
         """Whom the gateway takes the client for; nobody, before it knows of the keys."""
-        return self._get("/v1/key", {})["name"]  # type: ignore[no-any-return]
+        return self._get("/v1/key")["name"]  # type: ignore[no-any-return]
 
     def quarantine(self) -> list[dict[str, Any]]:
         """Words that were set aside."""
-        found: list[dict[str, Any]] = self._get("/v1/quarantine", {})
+        found: list[dict[str, Any]] = self._get("/v1/quarantine")
         return found
 
     def predictions(self) -> Iterator[dict[str, Any]]:
-        """All predictions with their texts, newest first, page by page."""
-        cursor: str | None = None
-        while True:
-            parameters = {"limit": "500"} | ({"cursor": cursor} if cursor else {})
-            page = self._get("/v1/predictions", parameters)
-            yield from page["items"]
-            cursor = page.get("next")
-            if cursor is None:
-                return
+        """See the function."""
+        return predictions(self._client)
 
     def metrics(self) -> str:
         """All services' metrics in Prometheus' text format."""
@@ -127,8 +133,8 @@ class Gateway:
         found: dict[str, Any] = response.json()
         return found
 
-    def _get(self, path: str, parameters: Mapping[str, str]) -> Any:
-        response = self._client.get(path, params=dict(parameters))
+    def _get(self, path: str) -> Any:
+        response = self._client.get(path)
         response.raise_for_status()
         return response.json()
 

@@ -168,11 +168,11 @@ def decide(gateway: Running, path: str, epoch: int, **more: Any) -> Any:
     return gateway.client.post(f"/v1/models/{path}", json=body)
 
 
-def judged(gateway: Running, state: str, labels: int, right: int, **more: object) -> None:
+def judged(gateway: Running, state: str, labels: int, right: int) -> None:
     """A run that came to a verdict on 300 held-out texts."""
     verdict = {"champion": msgspec.to_builtins(accuracy([True] * 150 + [False] * 150)),
                "challenger": msgspec.to_builtins(accuracy([True] * right + [False] * (300 - right)))}  # fmt: skip
-    detail = {"version": "v2", "epoch": 2, "method": "head", "learned_from": labels, "reason": "better", **more}
+    detail = {"version": "v2", "epoch": 2, "method": "head", "learned_from": labels, "reason": "better"}
     gateway.execute(
         "INSERT INTO training_run (trigger, state, upto, detail, started, finished) VALUES ('volume', %s, 0, %s, 5, 9)",
         state, json.dumps(detail | {"verdict": verdict}),

@@ -62,10 +62,7 @@ function evidence(found) {
   if (found.vetoes?.length) nodes.push(make("p", "veto", `Vetoed: ${found.vetoes.join("; ")}`));
   const { shadow } = found;
   if (shadow) nodes.push(make("p", "", `As a shadow on ${shadow.texts} texts it agreed with the champion in ${percent(shadow.agreement.rate)}.`));
-  const raw = make("pre", "", JSON.stringify(found, null, 1));
-  raw.tabIndex = 0;
-  if (!nodes.length) nodes.push(raw);
-  return nodes;
+  return nodes.length ? nodes : [Object.assign(make("pre", "", JSON.stringify(found, null, 1)), { tabIndex: 0 })];
 }
 
 function slices(parts) {
